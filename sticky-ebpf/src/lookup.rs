@@ -1,0 +1,140 @@
+//! The lookup table: hash → order of candidate slots, for clients that have not been seen.
+//!
+//! Built as in Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4:
+//! every slot owns nearly the same number of entries, and adding a slot takes entries from all others alike and
+//! moves few between them. The paper wants a prime length so that every step visits the whole table; a power of two
+//! with odd steps does too, and turns the kernel's modulo into a mask.
+
+use crate::abi::{MAX_SLOTS, Slot, TABLE_LEN, Table};
+use crate::client::Client;
+use crate::hash::{Seed, hash};
+
+/// Entries of the lookup table that are tried before all slots are tried in turn.
+///
+/// With half of the slots gone, one client in 65,536 gets past them.
+pub const PROBES: u32 = 16;
+
+/// The `attempt`-th candidate for a client of this `hash`: the entry the hash points at, then those behind it.
+#[inline(always)]
+pub fn candidate(table: &Table, hash: u64, attempt: u32) -> Slot {
+    table.entries[position(hash, attempt)]
+}
+
+/// Where in the table the `attempt`-th candidate stands.
+#[inline(always)]
+pub fn position(hash: u64, attempt: u32) -> usize {
+    (hash as u32).wrapping_add(attempt) as usize & (TABLE_LEN - 1)
+}
+
+/// The `attempt`-th slot to try once the table's candidates are all gone; a different start for every client.
+///
+/// `slots` is the number of slots in use.
+#[inline(always)]
+pub fn fallback(slots: u32, hash: u64, attempt: u32) -> Slot {
+    let start = ((hash >> 32) * slots as u64) >> 32;
+    let slot = start as u32 + attempt;
+    (if slot >= slots { slot - slots } else { slot }) as Slot
+}
+
+/// Fills `table` for slots `0..slots`.
+///
+/// The result depends on `slots` and the seed alone, so hosts that share a seed agree. `slots` above [`MAX_SLOTS`]
+/// counts as [`MAX_SLOTS`]; with none the table is left as it is.
+pub fn build(table: &mut Table, slots: usize, seed: Seed) {
+    const FREE: Slot = Slot::MAX;
+    let slots = slots.min(MAX_SLOTS);
+    if slots == 0 {
+        return;
+    }
+    let mut walks = [Walk { at: 0, step: 0 }; MAX_SLOTS];
+    for (slot, walk) in walks.iter_mut().enumerate().take(slots) {
+        *walk = Walk::new(seed, slot as u64);
+    }
+    table.entries = [FREE; TABLE_LEN];
+    let mut filled = 0;
+    while filled < TABLE_LEN {
+        for (slot, walk) in walks.iter_mut().enumerate().take(slots) {
+            while table.entries[walk.at] != FREE {
+                walk.next();
+            }
+            table.entries[walk.at] = slot as Slot;
+            filled += 1;
+            if filled == TABLE_LEN {
+                break;
+            }
+        }
+    }
+}
+
+/// A slot's permutation of the table's positions.
+#[derive(Clone, Copy)]
+struct Walk {
+    at: usize,
+    step: usize,
+}
+
+impl Walk {
+    fn new(seed: Seed, slot: u64) -> Self {
+        // Not an address any client can have: a v6 one with the slot in it would do as well.
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&slot.to_le_bytes());
+        let hash = hash(seed, Client::v6(name));
+        Self { at: position(hash, 0), step: ((hash >> 32) as usize | 1) & (TABLE_LEN - 1) }
+    }
+
+    fn next(&mut self) {
+        self.at = (self.at + self.step) & (TABLE_LEN - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn built(slots: usize, seed: Seed) -> Table {
+        let mut table = Table { entries: [0; TABLE_LEN] };
+        build(&mut table, slots, seed);
+        table
+    }
+
+    fn shares(table: &Table) -> [usize; MAX_SLOTS] {
+        let mut shares = [0; MAX_SLOTS];
+        for slot in table.entries {
+            shares[usize::from(slot)] += 1;
+        }
+        shares
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn every_slot_owns_its_share(slots in 1..=MAX_SLOTS, k0: u64, k1: u64) {
+            let shares = shares(&built(slots, Seed([k0, k1])));
+            let fair = TABLE_LEN / slots;
+            prop_assert!(shares[..slots].iter().all(|&share| share == fair || share == fair + 1));
+            prop_assert!(shares[slots..].iter().all(|&share| share == 0));
+        }
+
+        #[test]
+        fn a_new_slot_takes_little_from_the_others(slots in 1..64usize, k0: u64, k1: u64) {
+            let seed = Seed([k0, k1]);
+            let (before, after) = (built(slots, seed), built(slots + 1, seed));
+            let moved = before.entries.iter().zip(&after.entries).filter(|(was, is)| was != is).count();
+            let needed = TABLE_LEN / (slots + 1);
+            // The paper's figure 12: a few per cent move without need; half the table would by a modulo.
+            prop_assert!(moved <= needed + TABLE_LEN / 8, "{moved} moved, {needed} had to");
+        }
+
+        #[test]
+        fn the_fallback_tries_every_slot_once(slots in 1..=MAX_SLOTS as u32, hash: u64) {
+            let mut seen = [false; MAX_SLOTS];
+            for attempt in 0..slots {
+                let slot = usize::from(fallback(slots, hash, attempt));
+                prop_assert!(slot < slots as usize && !seen[slot]);
+                seen[slot] = true;
+            }
+        }
+    }
+}

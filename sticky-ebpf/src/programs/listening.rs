@@ -1,0 +1,24 @@
+//! `listening`: a word to user space when a socket begins or ceases to listen.
+//!
+//! A raw tracepoint: it needs no tracefs, and costs the other state changes of every connection next to nothing.
+
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+
+use crate::maps::LISTEN_EVENTS;
+
+const TCP_LISTEN: u32 = 10;
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
+///
+/// The event says no more than that something changed: user space asks the kernel what is there, in the terms of its
+/// own network and PID namespaces.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn listening(ctx: RawTracePointContext) -> i32 {
+    let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
+    if old == TCP_LISTEN || new == TCP_LISTEN {
+        // A full buffer loses the event, not the change: user space also looks by itself from time to time.
+        let _ = LISTEN_EVENTS.output::<u32>(new, 0);
+    }
+    0
+}

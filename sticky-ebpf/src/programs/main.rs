@@ -1,0 +1,33 @@
+//! The kernel programs: thin entry points over the logic in the library.
+//!
+//! - `steer` runs for each new connection of a pool and selects the worker's socket;
+//! - `bind4` and `bind6` give the sockets of `sticky run`'s workers `SO_REUSEPORT`;
+//! - `listening` tells user space that a socket began or ceased to listen;
+//! - `empty` does nothing: the bench's zero point.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod bind;
+#[cfg(target_arch = "bpf")]
+mod listening;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod steer;
+
+/// Lets `cargo clippy --all-features` build this file for the host.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+/// Never runs: an endless loop makes the verifier reject any program that could panic.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+// `bpf_sk_select_reuseport` is open to GPL-compatible programs only; this project's MIT licence is one of those.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,64 @@
+//! The programs' maps. What lies in them: `sticky_ebpf::abi`.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY};
+use aya_ebpf::helpers::bpf_sk_select_reuseport;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::programs::SkReuseportContext;
+use sticky_ebpf::abi::{Config, Counters, MAX_SLOTS, Slot, Table};
+
+#[map]
+pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static TABLES: Array<Table> = Array::with_max_entries(2, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static LISTEN_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+#[map]
+pub(crate) static SOCKETS: Sockets = Sockets::new();
+
+/// A socket array with values of 8 bytes, which aya's own type lacks.
+///
+/// Only with those does the kernel tell user space which socket is in a slot (its cookie):
+/// <https://elixir.bootlin.com/linux/v6.18/source/kernel/bpf/reuseport_array.c#L168>
+#[repr(transparent)]
+pub(crate) struct Sockets(UnsafeCell<bpf_map_def>);
+
+// SAFETY: only the kernel's loader reads the definition; the program uses its address.
+unsafe impl Sync for Sockets {}
+
+impl Sockets {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(bpf_map_def {
+            type_: BPF_MAP_TYPE_REUSEPORT_SOCKARRAY,
+            key_size: size_of::<u32>() as u32,
+            value_size: size_of::<u64>() as u32,
+            max_entries: MAX_SLOTS as u32,
+            map_flags: 0,
+            id: 0,
+            pinning: 0,
+        }))
+    }
+
+    /// Selects the socket in `slot`; false when there is none, or it left the group.
+    #[inline(always)]
+    pub(crate) fn select(&self, ctx: &SkReuseportContext, slot: Slot) -> bool {
+        let mut key = u32::from(slot);
+        // SAFETY: the context is the program's own, the map a socket array, the key a u32 on the stack.
+        unsafe {
+            bpf_sk_select_reuseport(
+                ctx.as_ptr().cast(),
+                self.0.get().cast::<c_void>(),
+                (&raw mut key).cast(),
+                0,
+            ) == 0
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `sticky attach`: steer a pool that already runs, and follow it.
+
+use std::os::fd::AsFd as _;
+
+use anyhow::Result;
+use sticky_ebpf::abi::MAX_SLOTS;
+use tokio::io::Interest;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::group::{self, Group, Member, Target};
+use crate::kernel::{self, Need};
+use crate::listeners;
+use crate::pool::id::Protocol;
+use crate::pool::slots::{Change, Slots, Wish};
+use crate::pool::{Pool, Steering};
+use crate::refusal::Refusal;
+use crate::say::say;
+use crate::sys;
+use crate::watch::Watch;
+
+/// What `sticky attach` is to do.
+pub struct Plan {
+    /// Which pools to steer.
+    pub target: Target,
+    /// How to steer them.
+    pub steering: Steering,
+    /// Whether sockets of different programs or users may be in one pool.
+    pub mixed: bool,
+    /// Whether to end once the pools are steered.
+    pub once: bool,
+}
+
+/// Steers what `plan` names, and returns when told to stop, with the steering left on.
+pub fn attach(plan: &Plan) -> Result<()> {
+    kernel::require(&[Need::Steer])?;
+    let groups = group::named(&plan.target)?;
+    for group in &groups {
+        group.check(plan.mixed)?;
+        if group.members.len() > MAX_SLOTS {
+            let what = format!("{} has {} sockets; a pool has at most {MAX_SLOTS} slots", group.id, group.members.len());
+            return Err(Refusal::new(what, "run fewer workers").into());
+        }
+    }
+    let mut followed = Vec::new();
+    for group in &groups {
+        followed.push(Followed::start(group, plan)?);
+    }
+    if plan.once {
+        say(format_args!("steering goes on by itself; `sticky attach {0}` follows new workers, `sticky detach {0}` ends it", plan.target));
+        return Ok(());
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(follow(followed, plan))
+}
+
+struct Followed {
+    pool: Pool,
+    slots: Slots,
+}
+
+impl Followed {
+    fn start(group: &Group, plan: &Plan) -> Result<Self> {
+        let mut pool = Pool::open(group.id, &plan.steering)?;
+        pool.grow(group.members.len())?;
+        let mut followed = Self { pool, slots: Slots::default() };
+        let changes = followed.sync(group, plan.mixed)?;
+        let how = if followed.pool.adopted { "adopted" } else { "steered" };
+        say(format_args!("{} is {how}: {} workers", group.id, followed.slots.live()));
+        for change in changes {
+            if let Change::Outside(member, why) = change {
+                return Err(anyhow::anyhow!("{} of {} cannot be steered: {why}", member.programs(), group.id));
+            }
+        }
+        Ok(followed)
+    }
+
+    fn sync(&mut self, group: &Group, mixed: bool) -> Result<Vec<Change>> {
+        let cookies = self.pool.pins.cookies()?;
+        let placed: Vec<&Member> =
+            group.members.iter().filter(|member| cookies.contains(&Some(member.listener.cookie))).collect();
+        self.slots.sync(&mut self.pool, &group.members, |member| {
+            if mixed || placed.is_empty() || placed.iter().any(|other| other.same_program(member)) {
+                Wish::Any
+            } else {
+                Wish::None("it is another program, or another user's, than the pool's workers (`--mixed` takes it in)".into())
+            }
+        })
+    }
+
+    /// Looks at the group once more and tells what changed.
+    fn look(&mut self, mixed: bool) -> Result<()> {
+        let id = self.pool.id;
+        let groups = group::find(id.protocol, |found| *found == id, listeners::processes())?;
+        let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
+        for change in self.sync(&group, mixed)? {
+            match change {
+                Change::Joined(slot, member) => say(format_args!("{id}: slot {slot} has {}", member.programs())),
+                Change::Left(slot, who) => {
+                    say(format_args!("{id}: slot {slot} is empty, {who} is gone; {} workers left", self.slots.live()));
+                }
+                Change::Outside(member, why) => {
+                    say(format_args!("{id}: {} gets no connections: {why}", member.programs()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn follow(mut followed: Vec<Followed>, plan: &Plan) -> Result<()> {
+    let mut watch = Watch::new(followed.iter().any(|one| one.pool.id.protocol == Protocol::Udp));
+    for one in &mut followed {
+        log_decisions(&mut one.pool)?;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            () = watch.changed() => {
+                for one in &mut followed {
+                    one.look(plan.mixed)?;
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    say(format_args!("steering goes on without this process; `sticky detach {}` ends it", plan.target));
+    Ok(())
+}
+
+/// Starts to print the program's log, when the pool has one.
+pub fn log_decisions(pool: &mut Pool) -> Result<()> {
+    let Some(mut log) = pool.take_log()? else { return Ok(()) };
+    let readable = sys::watch(log.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = readable.readable().await {
+            log.flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! The command line: what was typed.
+
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use sticky_ebpf::hash::Seed;
+
+use crate::group::Target;
+use crate::pool::Steering;
+use crate::{attach, detach, explain, refusal, run, status};
+
+/// Keep each client on one worker of a pool, decided in the kernel
+///
+/// All workers listen on one port; a BPF program picks the worker for each new connection from the client's address.
+/// After that nothing of sticky's is in the way of the data.
+#[derive(Parser)]
+#[command(name = "sticky", version, max_term_width = 100, after_help = TOP_EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  sticky run -w 4 -- node server.js   four workers on the port that server.js listens on
+  sticky attach 3000                  steer the workers that listen on port 3000 already
+  sticky status                       who is where, and how much
+  sticky explain 203.0.113.7          which worker this client gets
+
+Exit codes: 0 done, 1 it failed, 2 wrong usage or an environment that lacks something.";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(RunArgs),
+    Attach(AttachArgs),
+    Detach(DetachArgs),
+    Status(StatusArgs),
+    Explain(ExplainArgs),
+    #[command(hide = true)]
+    ExecWorker(ExecWorkerArgs),
+}
+
+/// Start a pool of workers and keep it running
+///
+/// Starts COMMAND several times. The workers need no change and no port: whatever TCP ports they listen on, each
+/// becomes a pool. A worker that ends is started again and gets its slot back; meanwhile the others serve its clients.
+/// Workers find their number, from 1, in STICKY_WORKER and NODE_WORKER_ID.
+#[derive(Args)]
+#[command(after_help = RUN_EXAMPLES)]
+struct RunArgs {
+    /// Number of workers [default: the number of CPUs]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+
+    /// Name of this run, by which the next one finds workers that outlived sticky [default: from command and folder]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Run the workers as this user, with its groups
+    #[arg(long)]
+    user: Option<String>,
+
+    /// How long workers may take to end after SIGTERM, before SIGKILL
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+
+    /// Open this port in each worker and pass it as systemd does (LISTEN_FDS); may be given several times
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    listen_fds: Vec<Target>,
+
+    #[command(flatten)]
+    steering: SteeringArgs,
+
+    /// The command each worker runs
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sticky run -- node server.js
+  sticky run -w 4 --user www-data -- python3 app.py
+  sticky run --ipv4-prefix 24 --grace 30s -- ./chat --port 8080";
+
+/// Steer a pool that runs already, and follow it
+///
+/// The workers must have opened the port with SO_REUSEPORT, each for itself. New workers are taken in and gone ones
+/// noticed for as long as this process runs; when it ends, steering goes on. Without an address all pools of the port
+/// are meant.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky attach 3000\n  sticky attach 127.0.0.1:8080 --once\n  sticky attach udp:5353")]
+struct AttachArgs {
+    /// The port, with an address if there are several pools on it
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    target: Target,
+
+    /// Set steering up and exit; it goes on without any process
+    #[arg(long)]
+    once: bool,
+
+    /// Take in sockets of different programs or users
+    #[arg(long)]
+    mixed: bool,
+
+    #[command(flatten)]
+    steering: SteeringArgs,
+}
+
+/// Give a pool back to the kernel and forget it
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky detach 3000\n  sticky detach --all")]
+struct DetachArgs {
+    /// The pools to give back
+    #[arg(value_name = "[udp:][ADDRESS:]PORT", required_unless_present = "all")]
+    target: Option<Target>,
+
+    /// All pools of this network namespace
+    #[arg(long, conflicts_with = "target")]
+    all: bool,
+}
+
+/// Show pools, slots, workers and what was decided
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky status\n  sticky status 3000 --json")]
+struct StatusArgs {
+    /// Only these pools
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    target: Option<Target>,
+
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Say which worker a client gets, and why
+///
+/// Computed from the pinned state by the code that the kernel's program was compiled from.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky explain 203.0.113.7\n  sticky explain 2001:db8::1 3000 --json")]
+struct ExplainArgs {
+    /// The client's address
+    ip: IpAddr,
+
+    /// Only at these pools
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    target: Option<Target>,
+
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to steer
+#[derive(Args)]
+struct SteeringArgs {
+    /// Bits of an IPv4 address that tell clients apart [default: 32, or as the pool has it]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(0..=32))]
+    ipv4_prefix: Option<u8>,
+
+    /// Bits of an IPv6 address that tell clients apart [default: 64, or as the pool has it]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(0..=128))]
+    ipv6_prefix: Option<u8>,
+
+    /// Key of the hash, 32 hexadecimal digits; hosts with the same key and worker count place clients alike
+    /// [default: random, or as the pool has it]
+    #[arg(long, value_name = "HEX", value_parser = parse_seed, env = "STICKY_SEED", hide_env_values = true)]
+    seed: Option<Seed>,
+
+    /// Wake a worker only when a connection's first data is there (TCP_DEFER_ACCEPT)
+    ///
+    /// For protocols where the client speaks first, as in HTTP.
+    #[arg(long)]
+    defer_accept: bool,
+
+    /// Log each decision of the kernel's program
+    #[arg(long)]
+    trace: bool,
+}
+
+impl SteeringArgs {
+    fn steering(&self) -> Steering {
+        Steering {
+            ipv4_prefix: self.ipv4_prefix,
+            ipv6_prefix: self.ipv6_prefix,
+            seed: self.seed,
+            trace: self.trace,
+            defer_accept: self.defer_accept,
+        }
+    }
+}
+
+/// Become a worker: join the cgroup, open sockets, change user, then run the command
+#[derive(Args)]
+struct ExecWorkerArgs {
+    #[arg(long)]
+    cgroup: std::path::PathBuf,
+    #[arg(long)]
+    user: Option<String>,
+    #[arg(long)]
+    listen: Vec<Target>,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// A seed, from 32 hexadecimal digits.
+fn parse_seed(text: &str) -> Result<Seed, String> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32 && !text.starts_with('+'));
+    let number = number.ok_or("expected 32 hexadecimal digits, as `openssl rand -hex 16` prints")?;
+    Ok(Seed([(number >> 64) as u64, number as u64]))
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (text, code) = refusal::report(&error);
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(&run::Plan {
+            workers: args.workers.map_or_else(cpus, usize::from),
+            name: args.name,
+            steering: args.steering.steering(),
+            grace: args.grace,
+            user: args.user,
+            listen: args.listen_fds,
+            command: args.command,
+        }),
+        Command::Attach(args) => attach::attach(&attach::Plan {
+            target: args.target,
+            steering: args.steering.steering(),
+            mixed: args.mixed,
+            once: args.once,
+        }),
+        Command::Detach(args) => detach::detach(args.target.as_ref()),
+        Command::Status(args) => {
+            let pools = status::pools(args.target.as_ref())?;
+            let text = if args.json { json(&pools)? } else { status::text(&pools)? };
+            print(&text)
+        }
+        Command::Explain(args) => {
+            let found = explain::explain(args.ip, args.target.as_ref())?;
+            let text = if args.json { json(&found)? } else { explain::text(args.ip, &found)? };
+            print(&text)
+        }
+        Command::ExecWorker(args) => {
+            Err(run::exec::become_worker(&args.cgroup, args.user.as_deref(), &args.listen, &args.command))
+        }
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(sticky_ebpf::abi::MAX_SLOTS)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough (`sticky status | head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seeds() {
+        let seed = parse_seed("000102030405060708090a0b0c0d0e0f");
+        assert_eq!(seed, Ok(Seed([0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f])));
+        for wrong in ["", "00", "+00102030405060708090a0b0c0d0e0f", "g00102030405060708090a0b0c0d0e0f"] {
+            assert!(parse_seed(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What sticky asks of the kernel: the object with our programs, the capabilities to load it, and bpffs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, EbpfLoader};
+use rustix::mount::{MountFlags, mount};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::refusal::Refusal;
+
+/// The programs, compiled from `sticky-ebpf` by `cargo xtask build-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/sticky.bpf.o");
+
+/// Where bpffs is mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A loader for our object; `trace` compiles the log lines of each decision in.
+pub fn loader<'a>(trace: bool) -> EbpfLoader<'a> {
+    const OFF: u8 = 0;
+    const ALL: u8 = u8::MAX;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", if trace { &ALL } else { &OFF }, true);
+    if !trace {
+        loader.map_max_entries("AYA_LOGS", 4096);
+    }
+    loader
+}
+
+/// Creates the maps of our object; its programs are loaded one by one.
+pub fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf> {
+    loader.load(OBJECT).map_err(|error| too_old(error.into()))
+}
+
+/// Adds the kernel's age to `error`, when that may be the cause.
+///
+/// Tried first and diagnosed afterwards, since distributions carry features back to kernels of older number.
+pub fn too_old(error: anyhow::Error) -> anyhow::Error {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    match lacks(&release) {
+        Some((feature, since)) => error.context(Refusal::new(
+            format!("Linux {release} is too old: it lacks {feature}, new in {since}"),
+            "use a kernel of 5.14 or later; Debian 12, Ubuntu 22.04 and RHEL 9 have one",
+        )),
+        None => error.context("the kernel did not take sticky's program"),
+    }
+}
+
+/// The first feature that kernels of this `release` lack, and the version that brought it.
+fn lacks(release: &str) -> Option<(&'static str, &'static str)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next()?, numbers.next()?);
+    [
+        ((5, 6), "`pidfd_getfd`", "5.6"),
+        ((5, 8), "BPF ring buffers and `CAP_BPF`", "5.8"),
+        ((5, 14), "socket migration (`BPF_SK_REUSEPORT_SELECT_OR_MIGRATE`)", "5.14"),
+    ]
+    .into_iter()
+    .find(|(since, ..)| version < *since)
+    .map(|(_, feature, since)| (feature, since))
+}
+
+/// What a capability of [`require`] is for.
+pub enum Need {
+    /// Loading and attaching programs, and their maps.
+    Steer,
+    /// Attaching hooks to the workers' cgroup.
+    Hook,
+    /// Fetching a socket from a process of another user.
+    Fetch,
+}
+
+impl Need {
+    fn capability(&self) -> (CapabilitySet, &'static str, &'static str) {
+        match self {
+            Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
+            Self::Hook => (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets"),
+            Self::Fetch => (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "to fetch a socket from another user's process"),
+        }
+    }
+
+    /// Whether this process has the capability.
+    pub fn met(&self) -> bool {
+        let (bit, ..) = self.capability();
+        // CAP_SYS_ADMIN stands for CAP_BPF: capabilities(7).
+        let enough = if bit == CapabilitySet::BPF { bit | CapabilitySet::SYS_ADMIN } else { bit };
+        capabilities(None).is_ok_and(|sets| sets.effective.intersects(enough))
+    }
+
+    /// The refusal for a capability that is missing.
+    pub fn refusal(&self) -> Refusal {
+        let (_, name, purpose) = self.capability();
+        Refusal::new(
+            format!("{name} is missing: sticky needs it {purpose}"),
+            format!("run sticky as root (`sudo sticky …`), or add {name} to what it is given (container: `capabilities.add`; systemd: `AmbientCapabilities`)"),
+        )
+    }
+}
+
+/// Refuses unless this process has every capability of `needs`.
+pub fn require(needs: &[Need]) -> Result<()> {
+    match needs.iter().find(|need| !need.met()) {
+        Some(need) => Err(need.refusal().into()),
+        None => Ok(()),
+    }
+}
+
+/// Mounts bpffs where it is missing.
+pub fn ensure_bpffs() -> Result<()> {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    let mounted = || rustix::fs::statfs(BPFFS).is_ok_and(|fs| fs.f_type as u64 == BPF_FS_MAGIC);
+    if mounted() {
+        return Ok(());
+    }
+    mount("bpf", BPFFS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).map_err(|error| {
+        Refusal::new(
+            format!("no BPF file system is mounted at `{BPFFS}`, and mounting it failed: {error}"),
+            format!("mount it (`mount -t bpf bpf {BPFFS}`), or hand the host's to the container as a volume"),
+        )
+        .into()
+    })
+}
+
+/// The directory that holds all pools.
+pub fn pools_dir() -> &'static Path {
+    Path::new("/sys/fs/bpf/sticky")
+}
+
+/// The inode of this process's network namespace, its name in a pool's.
+pub fn network_namespace() -> Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let namespace = fs::metadata("/proc/self/ns/net").context("`/proc/self/ns/net` cannot be read")?;
+    Ok(namespace.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lacks;
+
+    #[test]
+    fn old_kernels_are_named_by_what_they_lack() {
+        assert_eq!(lacks("5.4.0-150-generic").map(|l| l.1), Some("5.6"));
+        assert_eq!(lacks("5.10.0-28-cloud-amd64").map(|l| l.1), Some("5.14"));
+        assert_eq!(lacks("4.19.0").map(|l| l.1), Some("5.6"));
+        assert_eq!(lacks("5.14.0-362.el9"), None);
+        assert_eq!(lacks("6.18.44"), None);
+        assert_eq!(lacks("strange"), None);
+    }
+}

@@ -1,0 +1,21 @@
+//! sticky: kernel-level session affinity for a pool of worker processes.
+//!
+//! The way of a command: [`cli`] is what was typed; [`run`] supervises workers and [`attach`] follows those that run
+//! already. Both find [`listeners`], see in a [`group`] which belong together, and put them into the slots of a
+//! [`pool`], whose program steers every connection from then on. [`status`] and [`explain`] read what is pinned.
+#![deny(unsafe_code)]
+
+pub mod attach;
+pub mod cli;
+pub mod detach;
+pub mod explain;
+pub mod group;
+pub mod kernel;
+pub mod listeners;
+pub mod pool;
+pub mod refusal;
+pub mod run;
+pub mod say;
+pub mod status;
+mod sys;
+pub mod watch;

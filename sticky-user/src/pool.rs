@@ -1,0 +1,245 @@
+//! A pool: a reuseport group, the program that steers it, and its pinned state.
+//!
+//! [`Pool`] is the one writer, which holds the pool's lock; [`pins::Pins`] alone reads what is there.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::MapError;
+use aya::programs::{Program, SkReuseport};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use sticky_ebpf::abi::{Config, MAX_SLOTS, Slot, VERSION, maps};
+use sticky_ebpf::client::Masks;
+use sticky_ebpf::hash::Seed;
+
+use crate::kernel;
+use crate::refusal::Refusal;
+
+pub mod id;
+pub mod pins;
+pub mod slots;
+
+use id::PoolId;
+use pins::Pins;
+
+/// The name of the pinned program.
+const PROGRAM: &str = "steer";
+
+/// How a pool is to be steered, as far as the user said so; the rest stays as it is, or as the defaults have it.
+#[derive(Clone, Debug, Default)]
+pub struct Steering {
+    /// Bits of an IPv4 address that tell clients apart; 32 by default.
+    pub ipv4_prefix: Option<u8>,
+    /// Bits of an IPv6 address that tell clients apart; 64 by default.
+    pub ipv6_prefix: Option<u8>,
+    /// The key of the hash; random by default.
+    pub seed: Option<Seed>,
+    /// Whether the program logs each decision.
+    pub trace: bool,
+    /// `TCP_DEFER_ACCEPT` on the pool's listeners.
+    pub defer_accept: bool,
+}
+
+impl Steering {
+    fn amend(&self, config: &Config) -> Config {
+        let (ipv4, ipv6) = config.masks.prefixes();
+        let masks = Masks::new(self.ipv4_prefix.unwrap_or(ipv4), self.ipv6_prefix.unwrap_or(ipv6));
+        Config { masks, seed: self.seed.unwrap_or(config.seed), ..*config }
+    }
+}
+
+/// A pool that this process may change.
+pub struct Pool {
+    /// Its name.
+    pub id: PoolId,
+    /// Its maps.
+    pub pins: Pins,
+    /// Whether it was there already.
+    pub adopted: bool,
+    steering: Steering,
+    program: Ebpf,
+    dir: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Pool {
+    /// Creates the pool, or adopts what is pinned, seed and slots unchanged; refused while another process follows it.
+    pub fn open(id: PoolId, steering: &Steering) -> Result<Self> {
+        kernel::ensure_bpffs()?;
+        let dir = kernel::pools_dir().join(id.dir_name());
+        fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
+        let lock = lock(&dir, &id)?;
+
+        let version = Pins::version(&dir).unwrap_or(0);
+        if version != 0 && version != VERSION {
+            return Err(pins::version_mismatch(&dir, version).into());
+        }
+        let pinned = [maps::VERSION, maps::CONFIG, maps::TABLES, maps::SOCKETS, maps::COUNTERS];
+        let mut loader = kernel::loader(steering.trace);
+        for name in pinned {
+            loader.map_pin_path(name, dir.join(name));
+        }
+        let mut program = kernel::load(&mut loader)?;
+        steer(&mut program)?.load().map_err(|error| kernel::too_old(error.into()))?;
+
+        let adopted = version == VERSION;
+        let pins = if adopted {
+            let mut pins = Pins::open(&dir)?;
+            let config = pins.config()?;
+            let amended = steering.amend(&config);
+            if amended != config {
+                pins.write(&amended)?;
+            }
+            pins
+        } else {
+            let fresh = Config::new(0, pins::random_seed()?, Masks::new(32, 64));
+            Pins::create(&dir, &steering.amend(&fresh))?
+        };
+        // Attaching again replaces the program of an earlier sticky; so does its pin.
+        let pin = dir.join(PROGRAM);
+        if pin.exists() {
+            fs::remove_file(&pin)?;
+        }
+        steer(&mut program)?.pin(&pin)?;
+        Ok(Self { id, pins, adopted, steering: steering.clone(), program, dir, _lock: lock })
+    }
+
+    /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
+    pub fn grow(&mut self, slots: usize) -> Result<()> {
+        let config = self.pins.config()?;
+        let slots = slots.min(MAX_SLOTS) as u32;
+        if slots > config.slots {
+            self.pins.write(&Config { slots, ..config })?;
+        }
+        Ok(())
+    }
+
+    /// The lowest slot from `from` on that has no socket; `None` when all [`MAX_SLOTS`] have one.
+    pub fn empty_slot(&self, from: usize) -> Result<Option<Slot>> {
+        let cookies = self.pins.cookies()?;
+        let empty = (from..MAX_SLOTS).find(|&slot| cookies.get(slot).is_none_or(Option::is_none));
+        Ok(empty.map(|slot| slot as Slot))
+    }
+
+    /// Puts `socket` into `slot` and makes sure that our program steers its group.
+    ///
+    /// The caller closes `socket`, a duplicate, at once: held longer it would keep a dead worker's listener open.
+    pub fn place(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
+        let socket = socket.as_fd();
+        if self.steering.defer_accept && self.id.protocol == id::Protocol::Tcp {
+            crate::sys::set_tcp_defer_accept(socket, 1).context("TCP_DEFER_ACCEPT cannot be set")?;
+        }
+        self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
+        self.grow(usize::from(slot) + 1)?;
+        steer(&mut self.program)?.attach(socket)?;
+        Ok(())
+    }
+
+    fn not_placed(&self, error: MapError) -> anyhow::Error {
+        let busy = matches!(&error, MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(Errno::BUSY.raw_os_error()));
+        let error = anyhow::Error::new(error);
+        if busy {
+            error.context(Refusal::new(
+                format!("a socket of {} is in another program's socket array already", self.id),
+                "let only one tool steer this port (another sticky in another container? udpgrm?)",
+            ))
+        } else {
+            error.context(format!("a socket of {} cannot be put into its slot", self.id))
+        }
+    }
+
+    /// The log of the program's decisions, when the pool was opened with `trace`.
+    pub fn take_log(&mut self) -> Result<Option<aya_log::EbpfLogger<crate::say::DecisionLog>>> {
+        if !self.steering.trace {
+            return Ok(None);
+        }
+        Ok(Some(aya_log::EbpfLogger::init_with_logger(&mut self.program, crate::say::DecisionLog)?))
+    }
+
+    /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it
+    /// is detached first: [`detach`].
+    pub fn remove(self) -> Result<()> {
+        remove_dir(&self.dir)
+    }
+}
+
+/// Takes the program off the group of `socket`, which the kernel then spreads connections over by itself.
+pub fn detach(socket: impl AsFd) -> Result<()> {
+    use aya::programs::ProgramError;
+    use aya::programs::sk_reuseport::SkReuseportError;
+    match SkReuseport::detach(socket) {
+        // ENOENT: no program was attached.
+        Err(ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Removes what is pinned in a pool's directory, whatever version wrote it, and the parent with the last pool.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        fs::remove_file(entry?.path())?;
+    }
+    fs::remove_dir(dir)?;
+    // Fails while there are other pools, as it should.
+    let _ = fs::remove_dir(kernel::pools_dir());
+    Ok(())
+}
+
+/// The pools that have state, of all network namespaces that share this bpffs.
+pub fn all() -> Result<Vec<(PoolId, PathBuf)>> {
+    let entries = match fs::read_dir(kernel::pools_dir()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(format!("`{}` cannot be read", kernel::pools_dir().display())),
+    };
+    let mut pools = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if let Some(id) = path.file_name().and_then(|name| PoolId::from_dir_name(name.to_str()?)) {
+            pools.push((id, path));
+        }
+    }
+    pools.sort();
+    Ok(pools)
+}
+
+/// Takes the pool's lock, which the kernel gives back when this process ends, however it does.
+pub fn lock(dir: &Path, id: &PoolId) -> Result<OwnedFd> {
+    let file = File::open(dir)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file.into()),
+        Err(Errno::WOULDBLOCK) => {
+            let by = owner(dir).map_or_else(|| "another sticky".into(), |pid| format!("sticky, process {pid}"));
+            Err(Refusal::new(
+                format!("the pool {id} is in use by {by}"),
+                "stop that one first, or leave the pool to it; `sticky status` shows what it does",
+            )
+            .into())
+        }
+        Err(error) => Err(error).with_context(|| format!("`{}` cannot be locked", dir.display())),
+    }
+}
+
+/// The process that holds the lock on `dir`.
+pub fn owner(dir: &Path) -> Option<u32> {
+    let inode = fs::metadata(dir).ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // "1: FLOCK  ADVISORY  WRITE 4711 00:1c:4242 0 EOF", proc_locks(5).
+    locks.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let (&pid, place) = (fields.get(4)?, fields.get(5)?);
+        (fields.get(1) == Some(&"FLOCK") && place.rsplit(':').next() == Some(&inode)).then(|| pid.parse().ok())?
+    })
+}
+
+fn steer(program: &mut Ebpf) -> Result<&mut SkReuseport> {
+    let program: &mut Program = program.program_mut(PROGRAM).context("the object has no program `steer`")?;
+    Ok(program.try_into()?)
+}

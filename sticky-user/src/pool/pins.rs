@@ -1,0 +1,151 @@
+//! A pool's maps, as they are pinned: the state that outlives every sticky process.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use sticky_ebpf::abi::{Config, Counters, MAX_SLOTS, Outcome, Slot, TABLE_LEN, Table, VERSION, maps};
+use sticky_ebpf::hash::Seed;
+use sticky_ebpf::lookup;
+
+use crate::refusal::Refusal;
+
+/// The maps of one pool.
+pub struct Pins {
+    config: Array<MapData, Config>,
+    tables: Array<MapData, Table>,
+    /// Slot → socket: written as a descriptor, read as the socket's cookie.
+    sockets: HashMap<MapData, u32, u64>,
+    counters: PerCpuArray<MapData, Counters>,
+}
+
+/// What the program counted, over all CPUs.
+pub struct Totals {
+    outcomes: [u64; Outcome::ALL.len()],
+    slots: Vec<u64>,
+}
+
+impl Totals {
+    /// How often the program decided like this.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Connections (UDP: datagrams) that got this slot.
+    pub fn slot(&self, slot: Slot) -> u64 {
+        self.slots[usize::from(slot)]
+    }
+}
+
+impl Pins {
+    /// The version of what is pinned in `dir`; 0 when setting it up was never finished.
+    pub fn version(dir: &Path) -> Result<u32> {
+        let map: Array<_, u32> = Map::Array(open(dir, maps::VERSION)?).try_into()?;
+        Ok(map.get(&0, 0)?)
+    }
+
+    /// Opens what is pinned in `dir`; refused when another version of sticky wrote it.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let version = Self::version(dir)?;
+        if version != VERSION {
+            return Err(version_mismatch(dir, version).into());
+        }
+        Self::open_unchecked(dir)
+    }
+
+    fn open_unchecked(dir: &Path) -> Result<Self> {
+        Ok(Self {
+            config: Map::Array(open(dir, maps::CONFIG)?).try_into()?,
+            tables: Map::Array(open(dir, maps::TABLES)?).try_into()?,
+            // aya's own type for socket arrays has values of four bytes, through which no cookie can be read; the
+            // system calls are those of any other map.
+            sockets: Map::HashMap(open(dir, maps::SOCKETS)?).try_into()?,
+            counters: Map::PerCpuArray(open(dir, maps::COUNTERS)?).try_into()?,
+        })
+    }
+
+    /// Fills maps that were just created in `dir`. The version is written last: it says that the rest is there.
+    pub fn create(dir: &Path, config: &Config) -> Result<Self> {
+        let mut pins = Self::open_unchecked(dir)?;
+        pins.write(config)?;
+        let mut version: Array<_, u32> = Map::Array(open(dir, maps::VERSION)?).try_into()?;
+        version.set(0, VERSION, 0)?;
+        Ok(pins)
+    }
+
+    /// How the pool is steered.
+    pub fn config(&self) -> Result<Config> {
+        Ok(self.config.get(&0, 0)?)
+    }
+
+    /// The lookup table that `config` uses.
+    pub fn table(&self, config: &Config) -> Result<Table> {
+        Ok(self.tables.get(&(config.table & 1), 0)?)
+    }
+
+    /// Puts `config` in force, with a lookup table for its slots and seed.
+    ///
+    /// The table is built where no program looks, and `config` then points there.
+    pub fn write(&mut self, config: &Config) -> Result<()> {
+        let config = Config { table: (self.config()?.table & 1) ^ 1, ..*config };
+        let mut table = Table { entries: [0; TABLE_LEN] };
+        lookup::build(&mut table, config.slots as usize, config.seed);
+        self.tables.set(config.table, table, 0)?;
+        self.config.set(0, config, 0)?;
+        Ok(())
+    }
+
+    /// The cookie of the socket in each slot in use; `None` where there is none.
+    pub fn cookies(&self) -> Result<Vec<Option<u64>>> {
+        (0..self.config()?.slots.min(MAX_SLOTS as u32))
+            .map(|slot| match self.sockets.get(&slot, 0) {
+                Ok(cookie) => Ok(Some(cookie)),
+                Err(MapError::KeyNotFound) => Ok(None),
+                Err(error) => Err(error.into()),
+            })
+            .collect()
+    }
+
+    /// Puts a socket into a slot. The kernel takes it out again when the socket closes.
+    pub fn place(&mut self, slot: Slot, socket: i32) -> Result<(), MapError> {
+        self.sockets.insert(u32::from(slot), socket as u64, 0)
+    }
+
+    /// What the program counted since the pool was created.
+    pub fn totals(&self) -> Result<Totals> {
+        let mut totals = Totals { outcomes: [0; Outcome::ALL.len()], slots: vec![0; MAX_SLOTS] };
+        for cpu in self.counters.get(&0, 0)?.iter() {
+            for (total, count) in totals.outcomes.iter_mut().zip(cpu.outcomes) {
+                *total += count;
+            }
+            for (total, count) in totals.slots.iter_mut().zip(cpu.slots) {
+                *total += count;
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// A seed nobody can guess.
+pub fn random_seed() -> Result<Seed> {
+    let mut bytes = [0; 16];
+    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if got != bytes.len() {
+        bail!("the kernel gave {got} random bytes of 16");
+    }
+    let number = u128::from_le_bytes(bytes);
+    Ok(Seed([number as u64, (number >> 64) as u64]))
+}
+
+/// The refusal for state that another version of sticky left.
+pub fn version_mismatch(dir: &Path, version: u32) -> Refusal {
+    Refusal::new(
+        format!("the state in `{}` has version {version}; this sticky reads version {VERSION}", dir.display()),
+        "give the pool back with `sticky detach` (clients may change workers once), then start again",
+    )
+}
+
+fn open(dir: &Path, name: &str) -> Result<MapData> {
+    let path = dir.join(name);
+    MapData::from_pin(&path).with_context(|| format!("the map `{}` cannot be opened", path.display()))
+}

@@ -1,0 +1,130 @@
+//! Who sits in a pool's slots, and the changes that are worth a word.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::Result;
+use sticky_ebpf::abi::{MAX_SLOTS, Slot};
+
+use super::Pool;
+use crate::group::Member;
+
+/// Which slot a new socket is to get.
+pub enum Wish {
+    /// This one, or the first empty one from `or_from` on when it is taken.
+    Slot {
+        /// The slot that the socket's worker owns.
+        slot: Slot,
+        /// Where the slots begin that nobody owns.
+        or_from: usize,
+    },
+    /// The lowest empty one.
+    Any,
+    /// None, for the reason given: the socket does not belong to us.
+    None(String),
+}
+
+/// What became of a slot, or of a socket without one.
+pub enum Change {
+    /// A socket was put into the slot; connections reach it.
+    Joined(Slot, Member),
+    /// The slot's socket is gone. Who had it.
+    Left(Slot, String),
+    /// A socket of the group gets no connections, and why.
+    Outside(Member, String),
+}
+
+/// The occupants of a pool's slots, as last seen.
+#[derive(Default)]
+pub struct Slots {
+    occupants: BTreeMap<Slot, (u64, String)>,
+    /// Sockets that have been reported as outside, by cookie.
+    outside: HashSet<u64>,
+}
+
+impl Slots {
+    /// Brings the slots up to date with `members`, the group's sockets: new ones are placed as `wish` says.
+    ///
+    /// The kernel empties a slot by itself when its socket closes.
+    pub fn sync(
+        &mut self,
+        pool: &mut Pool,
+        members: &[Member],
+        mut wish: impl FnMut(&Member) -> Wish,
+    ) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        let cookies = pool.pins.cookies()?;
+        self.occupants.retain(|&slot, (cookie, who)| {
+            let stays = cookies.get(usize::from(slot)).is_some_and(|now| *now == Some(*cookie));
+            if !stays {
+                changes.push(Change::Left(slot, std::mem::take(who)));
+            }
+            stays
+        });
+        self.outside.retain(|cookie| members.iter().any(|member| member.listener.cookie == *cookie));
+        for member in members {
+            let cookie = member.listener.cookie;
+            if let Some(slot) = cookies.iter().position(|now| *now == Some(cookie)) {
+                self.occupants.entry(slot as Slot).or_insert_with(|| (cookie, member.programs()));
+                continue;
+            }
+            if self.outside.contains(&cookie) {
+                continue;
+            }
+            match admit(pool, member, wish(member)) {
+                Ok(Some(slot)) => {
+                    self.occupants.insert(slot, (cookie, member.programs()));
+                    changes.push(Change::Joined(slot, member.clone()));
+                }
+                // Its process ended while we looked.
+                Ok(None) => {}
+                Err(why) => {
+                    self.outside.insert(cookie);
+                    changes.push(Change::Outside(member.clone(), format!("{why:#}")));
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// How many slots have a socket.
+    pub fn live(&self) -> usize {
+        self.occupants.len()
+    }
+
+    /// Whether this slot has a socket.
+    pub fn has(&self, slot: Slot) -> bool {
+        self.occupants.contains_key(&slot)
+    }
+}
+
+/// Puts a member into the slot it is to get; `None` when nobody holds the socket any more.
+fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
+    let slot = match wish {
+        Wish::None(why) => anyhow::bail!(why),
+        Wish::Any => pool.empty_slot(0)?,
+        Wish::Slot { slot, or_from } => match pool.empty_slot(usize::from(slot))? {
+            Some(empty) if empty == slot => Some(slot),
+            _ => pool.empty_slot(or_from)?,
+        },
+    };
+    let Some(slot) = slot else {
+        anyhow::bail!("all {MAX_SLOTS} slots are taken");
+    };
+    if member.holders.iter().all(|holder| !alive(holder.pid)) && !member.holders.is_empty() {
+        return Ok(None);
+    }
+    let socket = match member.fetch() {
+        Ok(socket) => socket,
+        Err(_) if member.holders.iter().all(|holder| !alive(holder.pid)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !rustix::net::sockopt::socket_reuseport(&socket)? {
+        anyhow::bail!("it has no SO_REUSEPORT");
+    }
+    pool.place(slot, &socket)?;
+    Ok(Some(slot))
+}
+
+fn alive(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}

@@ -1,0 +1,285 @@
+//! `sticky run`: start a pool of workers, steer each port they listen on, and keep them running.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::group::Target;
+use crate::kernel::{self, Need};
+use crate::pool::Steering;
+use crate::pool::id::Protocol;
+use crate::refusal::Refusal;
+use crate::say::say;
+use crate::watch::Watch;
+
+mod cgroup;
+pub mod exec;
+mod hooks;
+mod output;
+mod ports;
+mod worker;
+
+use cgroup::Cgroup;
+use output::Output;
+use ports::Ports;
+use worker::{Event, FAILING, Worker};
+
+/// What `sticky run` is to do.
+pub struct Plan {
+    /// Number of workers.
+    pub workers: usize,
+    /// Name of the run.
+    pub name: Option<String>,
+    /// How to steer the pools.
+    pub steering: Steering,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// The user that the workers run as.
+    pub user: Option<String>,
+    /// Sockets to open and pass to each worker.
+    pub listen: Vec<Target>,
+    /// What each worker runs.
+    pub command: Vec<String>,
+}
+
+/// Runs workers until told to stop.
+pub fn run(plan: &Plan) -> Result<()> {
+    kernel::require(&[Need::Steer, Need::Hook])?;
+    plan.check()?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut run = Run::prepare(plan)?;
+        let served = run.supervise().await;
+        let ended = run.stop().await;
+        served.and(ended)
+    })
+}
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        if let Some(udp) = self.listen.iter().find(|target| target.protocol() == Protocol::Udp) {
+            let hint = "open UDP sockets in the workers, with SO_REUSEPORT, and use `sticky attach`";
+            return Err(Refusal::new(format!("`--listen-fds {udp}`: only TCP ports can be passed"), hint).into());
+        }
+        let program = &self.command[0];
+        let found = if program.contains('/') {
+            Path::new(program).exists()
+        } else {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+        };
+        if !found {
+            let hint = "check the spelling, install it, or give its full path";
+            return Err(Refusal::new(format!("there is no command `{program}`"), hint).into());
+        }
+        Ok(())
+    }
+
+    /// The name of the run: as given, or from the command, with a number that tells folders and arguments apart.
+    fn name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.replace(['/', '.', ' '], "-");
+        }
+        let mut hasher = DefaultHasher::new();
+        (&self.command, std::env::current_dir().ok(), kernel::network_namespace().ok()).hash(&mut hasher);
+        let program = self.command[0].rsplit('/').next().unwrap_or("run");
+        format!("{}-{:08x}", program.replace('.', "-"), hasher.finish() as u32)
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    workers: Vec<Worker>,
+    ports: Ports<'a>,
+    watch: Watch,
+    cgroup: Cgroup,
+    /// Pipes, the link to the cgroup; locked by this process.
+    dir: PathBuf,
+    _lock: fs::File,
+    _hooks: hooks::Hooks,
+    /// Whether a worker of this run ever listened.
+    served: bool,
+}
+
+impl<'a> Run<'a> {
+    /// Sets everything up, adopts workers that outlived an earlier sticky, and starts none yet.
+    fn prepare(plan: &'a Plan) -> Result<Self> {
+        let name = plan.name();
+        let dir = Path::new("/run/sticky").join(&name);
+        fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
+        let lock = lock(&dir, &name)?;
+        let cgroup = run_cgroup(&dir, &name)?;
+        let hooks = hooks::Hooks::attach(&cgroup)?;
+        let watch = Watch::new(false);
+
+        let mut workers = Vec::new();
+        let mut adopted = 0;
+        for number in 1..=plan.workers {
+            let cgroup = cgroup.child(&format!("worker-{number}"))?;
+            let mut worker = Worker::new(number, cgroup, Output::new(&dir, number)?);
+            adopted += usize::from(worker.adopt()?);
+            workers.push(worker);
+        }
+        retire(&cgroup, plan.workers);
+        if adopted > 0 {
+            say(format_args!("adopted {adopted} of {} workers that were running", plan.workers));
+        }
+        let ports = Ports::new(plan);
+        Ok(Self { plan, workers, ports, watch, cgroup, dir, _lock: lock, _hooks: hooks, served: false })
+    }
+
+    /// Keeps workers and pools going; returns when told to stop, or when there is no use in going on.
+    async fn supervise(&mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        self.served |= self.ports.sync(&self.workers)?;
+        loop {
+            tokio::select! {
+                () = self.watch.changed() => self.served |= self.ports.sync(&self.workers)?,
+                (at, event) = any_event(&mut self.workers) => match event {
+                    Event::Due => self.workers[at].start(self.plan)?,
+                    Event::Exited(status) => self.worker_ended(at, &worker::describe(status))?,
+                },
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => return Ok(()),
+            }
+        }
+    }
+
+    fn worker_ended(&mut self, at: usize, how: &str) -> Result<()> {
+        let worker = &mut self.workers[at];
+        let number = worker.number;
+        let leftovers = !worker.cgroup.processes().is_empty();
+        let delay = worker.ended();
+        let again = if delay.is_zero() { "again now".into() } else { format!("again in {delay:?}") };
+        say(format_args!("worker {number} {how}; starting it {again}"));
+        if leftovers {
+            say(format_args!("worker {number} left processes behind, which are ended: a worker's command must stay in the foreground"));
+        }
+        if worker.failures == FAILING {
+            say(format_args!("worker {number} keeps failing ({FAILING} times in a row); the others serve its clients. Its last output:"));
+            for line in worker.output.recent() {
+                say(format_args!("  {line}"));
+            }
+        }
+        if !self.served && self.workers.iter().all(|worker| worker.failures >= FAILING) {
+            anyhow::bail!("no worker ever listened, and all keep failing; the last one {how}");
+        }
+        Ok(())
+    }
+
+    /// Ends the workers: SIGTERM, the grace period, SIGKILL.
+    async fn stop(mut self) -> Result<()> {
+        let mut again = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        say(format_args!("stopping {} workers", self.workers.iter().filter(|worker| worker.is_running()).count()));
+        for worker in &self.workers {
+            worker.cgroup.terminate();
+        }
+        let in_time = tokio::select! {
+            () = all_empty(&mut self.workers) => true,
+            () = tokio::time::sleep(self.plan.grace) => false,
+            // Told twice: at once.
+            _ = again.recv() => false,
+            _ = terminate.recv() => false,
+        };
+        let mut killed = Vec::new();
+        if !in_time {
+            for worker in &self.workers {
+                if !worker.cgroup.processes().is_empty() {
+                    killed.push(worker.number.to_string());
+                }
+                worker.cgroup.kill();
+            }
+            all_empty(&mut self.workers).await;
+        }
+        self.ports.remove()?;
+        for worker in self.workers {
+            worker.output.finish();
+        }
+        self.cgroup.remove().with_context(|| format!("`{}` cannot be removed", self.cgroup.path().display()))?;
+        fs::remove_dir_all(&self.dir)?;
+        // Fails while there are other runs, as it should.
+        let _ = fs::remove_dir("/run/sticky");
+        if killed.is_empty() {
+            return Ok(());
+        }
+        anyhow::bail!("killed after the grace period of {:?}: worker {}", self.plan.grace, killed.join(", "))
+    }
+}
+
+/// The run's cgroup: the one an earlier sticky made, if it is still there, else a new one.
+fn run_cgroup(dir: &Path, name: &str) -> Result<Cgroup> {
+    let link = dir.join("cgroup");
+    if let Some(cgroup) = fs::read_link(&link).ok().and_then(Cgroup::existing) {
+        return Ok(cgroup);
+    }
+    let cgroup = Cgroup::below_own(&format!("sticky-{name}"))?;
+    let _ = fs::remove_file(&link);
+    symlink(cgroup.path(), &link)?;
+    Ok(cgroup)
+}
+
+/// Ends workers of an earlier run beyond the number that is wanted now.
+fn retire(cgroup: &Cgroup, workers: usize) {
+    for number in workers + 1.. {
+        let Some(surplus) = Cgroup::existing(cgroup.path().join(format!("worker-{number}"))) else { break };
+        surplus.terminate();
+    }
+}
+
+/// One run of a name at a time.
+fn lock(dir: &Path, name: &str) -> Result<fs::File> {
+    let file = fs::File::open(dir)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Refusal::new(
+            format!("the run `{name}` is active already"),
+            "stop that one first, or give this one another name with `--name`",
+        )
+        .into()),
+        Err(error) => Err(error).with_context(|| format!("`{}` cannot be locked", dir.display())),
+    }
+}
+
+/// The next event of any worker, and which worker's.
+async fn any_event(workers: &mut [Worker]) -> (usize, Event) {
+    let mut events: Vec<_> = workers.iter_mut().map(|worker| Box::pin(worker.event())).collect();
+    std::future::poll_fn(|context| {
+        for (at, event) in events.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(event) = event.as_mut().poll(context) {
+                return std::task::Poll::Ready((at, event));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// Returns when no worker has a process left.
+async fn all_empty(workers: &mut [Worker]) {
+    loop {
+        for worker in workers.iter_mut() {
+            if !worker.is_running() {
+                worker.stop();
+            }
+        }
+        if workers.iter().all(|worker| !worker.is_running()) {
+            break;
+        }
+        let (at, _) = any_event(workers).await;
+        workers[at].stop();
+    }
+    for worker in workers.iter() {
+        worker.cgroup.emptied().await;
+    }
+}

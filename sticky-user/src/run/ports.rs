@@ -1,0 +1,96 @@
+//! The ports that the workers of a run listen on: each becomes a pool.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use sticky_ebpf::abi::Slot;
+
+use super::Plan;
+use super::worker::Worker;
+use crate::attach::log_decisions;
+use crate::group::{self, Member};
+use crate::pool::Pool;
+use crate::pool::id::{PoolId, Protocol};
+use crate::pool::slots::{Change, Slots, Wish};
+use crate::say::say;
+
+/// The pools of a run.
+pub struct Ports<'a> {
+    plan: &'a Plan,
+    pools: BTreeMap<PoolId, Port>,
+}
+
+struct Port {
+    pool: Pool,
+    slots: Slots,
+    complete: bool,
+}
+
+impl<'a> Ports<'a> {
+    /// No pools yet.
+    pub fn new(plan: &'a Plan) -> Self {
+        Self { plan, pools: BTreeMap::new() }
+    }
+
+    /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
+    pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
+        let owners: HashMap<u32, usize> =
+            workers.iter().flat_map(|worker| worker.cgroup.processes().into_iter().map(|pid| (pid, worker.number))).collect();
+        let groups = group::find(Protocol::Tcp, |_| true, owners.keys().copied())?;
+        for group in &groups {
+            let ours = group.members.iter().any(|member| !member.holders.is_empty());
+            if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members) {
+                let mut pool = Pool::open(group.id, &self.plan.steering)?;
+                pool.grow(self.plan.workers)?;
+                log_decisions(&mut pool)?;
+                self.pools.insert(group.id, Port { pool, slots: Slots::default(), complete: false });
+            }
+        }
+        for (id, port) in &mut self.pools {
+            let members = groups.iter().find(|group| group.id == *id).map_or(&[][..], |group| &group.members);
+            port.sync(members, &owners, self.plan.workers)?;
+        }
+        Ok(self.pools.values().any(|port| port.slots.live() > 0))
+    }
+
+    /// Forgets the pools, once the workers are gone.
+    pub fn remove(&mut self) -> Result<()> {
+        while let Some((_, port)) = self.pools.pop_first() {
+            port.pool.remove()?;
+        }
+        Ok(())
+    }
+}
+
+impl Port {
+    fn sync(&mut self, members: &[Member], owners: &HashMap<u32, usize>, workers: usize) -> Result<()> {
+        let id = self.pool.id;
+        let changes = self.slots.sync(&mut self.pool, members, |member| {
+            let owner = member.holders.iter().find_map(|holder| owners.get(&holder.pid));
+            owner.map_or_else(
+                || Wish::None("no worker of this run has it open".into()),
+                |number| Wish::Slot { slot: (number - 1) as Slot, or_from: workers },
+            )
+        })?;
+        for change in changes {
+            match change {
+                Change::Joined(..) | Change::Left(..) => {}
+                Change::Outside(member, why) => {
+                    say(format_args!("a socket on {id} gets no connections: {why} (inode {})", member.listener.inode));
+                }
+            }
+        }
+        let complete = (0..workers).all(|slot| self.slots.has(slot as Slot));
+        if complete && !self.complete {
+            say(format_args!("{id} is complete: {workers} workers listen"));
+        }
+        self.complete = complete;
+        Ok(())
+    }
+}
+
+/// Whether the sockets of a group can be told to share the port: a worker's port 0 cannot, and stays its own.
+fn shares_port(members: &[Member]) -> bool {
+    let ours = members.iter().find(|member| !member.holders.is_empty());
+    ours.and_then(|member| member.fetch().ok()).is_some_and(|socket| rustix::net::sockopt::socket_reuseport(&socket).unwrap_or(false))
+}

@@ -1,0 +1,146 @@
+//! One worker: a process that is started, watched, and started again when it ends.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::Plan;
+use super::cgroup::Cgroup;
+use super::output::Output;
+use crate::sys;
+
+/// A worker that lived this long did not fail to start.
+const STABLE: Duration = Duration::from_secs(10);
+/// Delays before the second and later restarts of a worker that keeps failing; the first restart is at once.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// After so many failures in a row a worker counts as failing.
+pub const FAILING: u32 = 5;
+
+/// A worker, whether its process is alive or not.
+pub struct Worker {
+    /// Its number, from 1; its slot is one less.
+    pub number: usize,
+    /// The cgroup of its processes.
+    pub cgroup: Cgroup,
+    /// What it prints.
+    pub output: Output,
+    /// How often in a row it ended soon after its start.
+    pub failures: u32,
+    state: State,
+}
+
+enum State {
+    Running { process: AsyncFd<OwnedFd>, child: Option<Child>, since: Instant },
+    Waiting { until: Instant },
+    Stopped,
+}
+
+/// What happened to a worker.
+pub enum Event {
+    /// Its main process ended; how, where the kernel tells us.
+    Exited(Option<ExitStatus>),
+    /// It is time to start it.
+    Due,
+}
+
+impl Worker {
+    /// A worker that is to be started at once.
+    pub fn new(number: usize, cgroup: Cgroup, output: Output) -> Self {
+        Self { number, cgroup, output, failures: 0, state: State::Waiting { until: Instant::now() } }
+    }
+
+    /// Takes over the process that an earlier sticky left in the worker's cgroup; false when there is none.
+    pub fn adopt(&mut self) -> Result<bool> {
+        let Some(pid) = self.cgroup.main_process() else { return Ok(false) };
+        let Ok(process) = pidfd(pid) else { return Ok(false) };
+        self.state = State::Running { process: sys::watch(process, Interest::READABLE)?, child: None, since: Instant::now() };
+        Ok(true)
+    }
+
+    /// Starts the worker's process.
+    pub fn start(&mut self, plan: &Plan) -> Result<()> {
+        // What the last process left behind would compete for the port.
+        self.cgroup.kill();
+        let (stdout, stderr) = self.output.stdio()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("exec-worker").arg("--cgroup").arg(self.cgroup.path());
+        if let Some(user) = &plan.user {
+            command.args(["--user", user]);
+        }
+        for target in &plan.listen {
+            command.arg("--listen").arg(target.to_string());
+        }
+        command.arg("--").args(&plan.command);
+        command.env("STICKY_WORKER", self.number.to_string()).env("NODE_WORKER_ID", self.number.to_string());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        // A process group of its own: Ctrl-C is for sticky, which tells the workers in its own time.
+        command.process_group(0);
+        let child = command.spawn().with_context(|| format!("worker {} cannot be started", self.number))?;
+        let process = sys::watch(pidfd(child.id())?, Interest::READABLE)?;
+        self.state = State::Running { process, child: Some(child), since: Instant::now() };
+        Ok(())
+    }
+
+    /// Waits for the next thing to happen to it; for ever once it is stopped.
+    pub async fn event(&mut self) -> Event {
+        match &mut self.state {
+            State::Running { process, child, .. } => {
+                // A pidfd is readable when the process has ended: pidfd_open(2).
+                let _ = process.readable().await;
+                Event::Exited(child.as_mut().and_then(|child| child.wait().ok()))
+            }
+            State::Waiting { until } => {
+                tokio::time::sleep_until(*until).await;
+                Event::Due
+            }
+            State::Stopped => std::future::pending().await,
+        }
+    }
+
+    /// Notes that it ended and when it is to be started again; returns that delay.
+    pub fn ended(&mut self) -> Duration {
+        let lived = match &self.state {
+            State::Running { since, .. } => since.elapsed(),
+            State::Waiting { .. } | State::Stopped => Duration::ZERO,
+        };
+        self.failures = if lived < STABLE { self.failures + 1 } else { 1 };
+        let delay = match self.failures {
+            0 | 1 => Duration::ZERO,
+            n => FIRST_DELAY.saturating_mul(1 << (n - 2).min(16)).min(LONGEST_DELAY),
+        };
+        self.state = State::Waiting { until: Instant::now() + delay };
+        delay
+    }
+
+    /// Lets it rest for good, once its process ended.
+    pub fn stop(&mut self) {
+        self.state = State::Stopped;
+    }
+
+    /// Whether its process is alive.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+}
+
+/// How a process ended, in words.
+pub fn describe(status: Option<ExitStatus>) -> String {
+    match status.map(|status| (status.code(), status.signal())) {
+        Some((Some(code), _)) => format!("exited with code {code}"),
+        Some((None, Some(signal))) => format!("was killed by signal {signal}"),
+        Some((None, None)) | None => "ended".into(),
+    }
+}
+
+fn pidfd(pid: u32) -> Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process number")?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}

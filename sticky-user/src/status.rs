@@ -1,0 +1,139 @@
+//! `sticky status`: pools, slots, who sits in them, and what the program decided.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde::Serialize;
+use sticky_ebpf::abi::{Outcome, Slot};
+
+use crate::group::{self, Group, Member, Target};
+use crate::listeners;
+use crate::pool::id::PoolId;
+use crate::pool::pins::Pins;
+use crate::pool;
+
+/// One pool, as `--json` shows it.
+#[derive(Serialize)]
+pub struct PoolStatus {
+    #[serde(skip)]
+    id: PoolId,
+    protocol: String,
+    address: String,
+    network_namespace: u64,
+    /// The sticky process that follows the pool, if one does.
+    followed_by: Option<u32>,
+    ipv4_prefix: u8,
+    ipv6_prefix: u8,
+    slots: Vec<SlotStatus>,
+    outcomes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One slot.
+#[derive(Serialize)]
+struct SlotStatus {
+    slot: Slot,
+    worker: u32,
+    state: &'static str,
+    /// The processes that hold the slot's socket; empty also when this one may not see them.
+    pids: Vec<u32>,
+    program: Option<String>,
+    /// Connections in the accept queue (UDP: bytes in the receive queue).
+    waiting: Option<u32>,
+    /// Connections (UDP: datagrams) steered here.
+    connections: u64,
+}
+
+/// The pools that `target` names, all for `None`.
+pub fn pools(target: Option<&Target>) -> Result<Vec<PoolStatus>> {
+    let mut found = Vec::new();
+    for (id, dir) in pool::all()? {
+        if target.is_some_and(|target| !target.names(&id)) {
+            continue;
+        }
+        let pins = Pins::open(&dir)?;
+        let group = group::find(id.protocol, |other| *other == id, listeners::processes())?.into_iter().next();
+        found.push(pool_status(id, &pins, group.as_ref(), pool::owner(&dir))?);
+    }
+    Ok(found)
+}
+
+fn pool_status(id: PoolId, pins: &Pins, group: Option<&Group>, followed_by: Option<u32>) -> Result<PoolStatus> {
+    let totals = pins.totals()?;
+    let members = group.map_or(&[] as &[Member], |group| &group.members);
+    let slots = pins.cookies()?.into_iter().enumerate().map(|(slot, cookie)| {
+        let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
+        let pids: Vec<_> = member.map_or_else(Vec::new, |member| member.holders.iter().map(|h| h.pid).collect());
+        SlotStatus {
+            slot: slot as Slot,
+            worker: slot as u32 + 1,
+            state: if cookie.is_some() { "live" } else { "empty" },
+            program: pids.first().map(|&pid| group::name(pid)),
+            pids,
+            waiting: member.map(|member| member.listener.waiting),
+            connections: totals.slot(slot as Slot),
+        }
+    });
+    let (ipv4_prefix, ipv6_prefix) = pins.config()?.masks.prefixes();
+    let outcomes = Outcome::ALL.map(|outcome| (outcome.describe().0.to_owned(), totals.outcome(outcome).into()));
+    Ok(PoolStatus {
+        id,
+        protocol: id.protocol.to_string(),
+        address: id.address.to_string(),
+        network_namespace: id.namespace,
+        followed_by,
+        ipv4_prefix,
+        ipv6_prefix,
+        slots: slots.collect(),
+        outcomes: outcomes.into_iter().collect(),
+    })
+}
+
+/// The pools as a person reads them.
+pub fn text(pools: &[PoolStatus]) -> Result<String> {
+    let mut out = String::new();
+    if pools.is_empty() {
+        writeln!(out, "no pools; `sticky run -- COMMAND` or `sticky attach PORT` makes one")?;
+    }
+    for (n, pool) in pools.iter().enumerate() {
+        if n > 0 {
+            writeln!(out)?;
+        }
+        let live = pool.slots.iter().filter(|slot| slot.state == "live").count();
+        let followed = match pool.followed_by {
+            Some(pid) => format!("followed by process {pid}"),
+            None => "steered by the kernel alone".into(),
+        };
+        writeln!(
+            out,
+            "{}  {live} of {} slots live, clients are /{} and /{}, {followed}",
+            pool.id,
+            pool.slots.len(),
+            pool.ipv4_prefix,
+            pool.ipv6_prefix,
+        )?;
+        writeln!(out, "  SLOT  WORKER  STATE  PID       PROGRAM          WAITING  CONNECTIONS")?;
+        for slot in &pool.slots {
+            let pid = slot.pids.first().map_or_else(|| "-".into(), u32::to_string);
+            let more = if slot.pids.len() > 1 { format!("+{}", slot.pids.len() - 1) } else { String::new() };
+            writeln!(
+                out,
+                "  {:<4}  {:<6}  {:<5}  {:<8}  {:<15}  {:>7}  {:>11}",
+                slot.slot,
+                slot.worker,
+                slot.state,
+                pid + &more,
+                slot.program.as_deref().unwrap_or("-"),
+                slot.waiting.map_or_else(|| "-".into(), |n| n.to_string()),
+                slot.connections,
+            )?;
+        }
+        for outcome in Outcome::ALL {
+            let (name, meaning) = outcome.describe();
+            let count = pool.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            if count > 0 {
+                writeln!(out, "  {count:>8}  {meaning}")?;
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,30 @@
+//! What no crate of ours wraps safely; the only unsafe code in user space.
+#![expect(unsafe_code, reason = "system calls and their like")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Makes the kernel hold new connections of the listener `socket` back until their first data is there, or until
+/// `seconds` have passed, so that `accept` returns with the request (`TCP_DEFER_ACCEPT`, tcp(7)).
+pub fn set_tcp_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
+    // SAFETY: the option is an int that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Watches a descriptor for readiness.
+pub fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one and the same open descriptor for as long as it lives.
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(io::Error::from)
+}
