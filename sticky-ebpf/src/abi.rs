@@ -31,7 +31,7 @@ pub mod maps {
     pub const TABLES: &str = "TABLES";
     /// Socket array, slot → listening socket. Read from user space it gives the socket's cookie.
     pub const SOCKETS: &str = "SOCKETS";
-    /// `PerCpuArray<Counters>` of one.
+    /// `PerCpuArray<u64>` of [`super::COUNTERS`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of `u32`, the new TCP state of a socket that began or ceased to listen; not pinned.
     pub const LISTEN_EVENTS: &str = "LISTEN_EVENTS";
@@ -102,14 +102,21 @@ impl Outcome {
     }
 }
 
-/// What the program counts, on each CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Decisions by [`Outcome`].
-    pub outcomes: [u64; 8],
-    /// Connections (UDP: datagrams) by slot.
-    pub slots: [u64; MAX_SLOTS],
+/// The counters of outcomes come first, then one for each slot: connections (UDP: datagrams) that it got.
+pub const COUNTERS: usize = 8 + MAX_SLOTS;
+
+impl Outcome {
+    /// Where the outcome is counted.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Where a slot's connections are counted.
+#[inline(always)]
+pub const fn slot_counter(slot: Slot) -> u32 {
+    8 + slot as u32
 }
 
 const _: () = {
@@ -121,7 +128,5 @@ const _: () = {
     assert!(offset_of!(Config, seed) == 8);
     assert!(offset_of!(Config, masks) == 24);
     assert!(size_of::<Table>() == 2 * TABLE_LEN);
-    assert!(size_of::<Counters>() == 8 * (8 + MAX_SLOTS));
-    assert!(offset_of!(Counters, slots) == 64);
     assert!(Outcome::ALL.len() <= 8);
 };

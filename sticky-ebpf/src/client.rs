@@ -1,46 +1,76 @@
 //! The client: the address affinity is kept for.
 
-/// An address of 16 bytes in network byte order, IPv4 as v4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+#[cfg(target_endian = "big")]
+compile_error!("the programs are little-endian, and hosts must hash as they do");
+
+/// An address of 16 bytes, IPv4 as v4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
-/// Two source addresses are the same client when they are equal under the pool's [`Masks`].
+/// Held as two words whose bytes in memory are the address in network byte order: the form in which the kernel has
+/// addresses, and which a BPF program reads without shuffling bytes. Two source addresses are the same client when
+/// they are equal under the pool's [`Masks`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Client([u8; 16]);
+pub struct Client([u64; 2]);
+
+/// The first half of a v4-mapped address's second word.
+const MAPPED: u64 = 0xffff_0000;
 
 impl Client {
-    /// The client behind an IPv4 source address.
+    /// The client behind an IPv4 source address, given as the word that the header's four bytes make in memory.
     #[inline(always)]
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn v4(word: u32) -> Self {
+        Self([0, (word as u64) << 32 | MAPPED])
     }
 
-    /// The client behind an IPv6 source address, which may be v4-mapped.
+    /// The client behind an IPv6 source address, which may be v4-mapped, given as the words its bytes make in memory.
     #[inline(always)]
-    pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+    pub const fn v6(words: [u64; 2]) -> Self {
+        Self(words)
     }
 
-    /// The 16 bytes, in network byte order.
-    pub const fn octets(self) -> [u8; 16] {
+    /// The words, as they lie in memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
         self.0
     }
 
     /// Whether this is a v4-mapped IPv4 address.
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
-        let [high, low] = self.words();
-        high == 0 && low.to_be() >> 32 == 0xffff
+        let [high, low] = self.0;
+        high == 0 && low as u32 as u64 == MAPPED
     }
+}
 
-    /// The two halves as the machine reads them: the hash's input, equal on every little-endian host.
-    #[inline(always)]
-    pub(crate) const fn words(self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        [
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_le_bytes([i, j, k, l, m, n, o, p]),
-        ]
+impl From<Ipv4Addr> for Client {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::v4(u32::from_ne_bytes(ip.octets()))
+    }
+}
+
+impl From<Ipv6Addr> for Client {
+    fn from(ip: Ipv6Addr) -> Self {
+        let [high, low] = [ip.to_bits() >> 64, ip.to_bits()].map(|half| (half as u64).to_be());
+        Self::v6([high, low])
+    }
+}
+
+impl From<IpAddr> for Client {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => ip.into(),
+        }
+    }
+}
+
+impl From<Client> for IpAddr {
+    /// The address, as IPv4 where it is v4-mapped.
+    fn from(Client([high, low]): Client) -> Self {
+        let bits = u128::from(u64::from_be(high)) << 64 | u128::from(u64::from_be(low));
+        Self::V6(Ipv6Addr::from_bits(bits)).to_canonical()
     }
 }
 
@@ -73,57 +103,65 @@ impl Masks {
     /// The client with the bits that do not count set to zero.
     #[inline(always)]
     pub const fn apply(&self, client: Client) -> Client {
-        let mask = if client.is_v4() { self.v4 } else { self.v6 };
-        let [high, low] = client.words();
-        let [a, b, c, d, e, f, g, h] = (high & mask[0]).to_le_bytes();
-        let [i, j, k, l, m, n, o, p] = (low & mask[1]).to_le_bytes();
-        Client([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        // All ones or none, instead of a choice between two places: the verifier tolerates an offset that depends on
+        // the path only from a loader with CAP_PERFMON.
+        let v4 = (client.is_v4() as u64).wrapping_neg();
+        let Client([high, low]) = client;
+        Client([high & (self.v4[0] & v4 | self.v6[0] & !v4), low & (self.v4[1] & v4 | self.v6[1] & !v4)])
     }
 }
 
-/// The mask of a prefix of `bits` bits, as [`Client::words`] lays addresses out.
+/// The mask of a prefix of `bits` bits, laid out as a [`Client`].
 const fn prefix(bits: u8) -> [u64; 2] {
     let ones = if bits == 0 { 0 } else { u128::MAX << (128 - bits as u32) };
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = ones.to_be_bytes();
-    Client([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]).words()
+    [((ones >> 64) as u64).to_be(), (ones as u64).to_be()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::net::{Ipv4Addr, Ipv6Addr};
     use proptest::prelude::*;
 
     #[test]
     fn mapped_addresses_are_ipv4() {
-        let v4 = Client::v4([203, 0, 113, 7]);
+        let ip = Ipv4Addr::new(203, 0, 113, 7);
+        let v4 = Client::from(ip);
         assert!(v4.is_v4());
-        assert_eq!(v4, Client::v6(Ipv4Addr::new(203, 0, 113, 7).to_ipv6_mapped().octets()));
-        assert!(!Client::v6(Ipv6Addr::LOCALHOST.octets()).is_v4());
-        assert!(!Client::v6([0xff; 16]).is_v4());
+        assert_eq!(v4, Client::from(ip.to_ipv6_mapped()));
+        assert_eq!(IpAddr::from(v4), ip);
+        assert!(!Client::from(Ipv6Addr::LOCALHOST).is_v4());
+        assert!(!Client::v6([u64::MAX; 2]).is_v4());
+        assert!(!Client::default().is_v4());
     }
 
     #[test]
     fn a_64_prefix_forgets_the_interface_identifier() {
         let masks = Masks::new(32, 64);
-        let address = |text: &str| Client::v6(text.parse::<Ipv6Addr>().expect("an address").octets());
-        assert_eq!(masks.apply(address("2001:db8::1")), masks.apply(address("2001:db8::ffff:2")));
-        assert_ne!(masks.apply(address("2001:db8::1")), masks.apply(address("2001:db8:0:1::1")));
+        let address = |text: &str| masks.apply(text.parse::<Ipv6Addr>().expect("an address").into());
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:2"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
     }
 
     proptest! {
         #[test]
-        fn masks_agree_with_shifting(octets: [u8; 16], v4 in 0u8..=32, v6 in 0u8..=128) {
+        fn words_are_the_bytes_in_memory(octets: [u8; 16]) {
+            let client = Client::from(Ipv6Addr::from(octets));
+            let [high, low] = client.words();
+            prop_assert_eq!([high.to_ne_bytes(), low.to_ne_bytes()].concat(), octets);
+            let ip = Ipv6Addr::from(octets);
+            prop_assert_eq!(IpAddr::from(client), IpAddr::from(ip).to_canonical());
+        }
+
+        #[test]
+        fn masks_agree_with_shifting(wide: u128, narrow: u32, v4 in 0u8..=32, v6 in 0u8..=128) {
             let masks = Masks::new(v4, v6);
             prop_assert_eq!(masks.prefixes(), (v4, v6));
-            let wide = u128::from_be_bytes(octets);
-            let kept = if v6 == 0 { 0 } else { wide >> (128 - u32::from(v6)) << (128 - u32::from(v6)) };
-            prop_assume!(!Client::v6(octets).is_v4());
-            prop_assert_eq!(masks.apply(Client::v6(octets)).octets(), kept.to_be_bytes());
-            let [a, b, c, d, ..] = octets;
-            let narrow = u32::from_be_bytes([a, b, c, d]);
-            let kept = if v4 == 0 { 0 } else { narrow >> (32 - u32::from(v4)) << (32 - u32::from(v4)) };
-            prop_assert_eq!(masks.apply(Client::v4([a, b, c, d])), Client::v4(kept.to_be_bytes()));
+            let client = Client::from(Ipv6Addr::from_bits(wide));
+            prop_assume!(!client.is_v4());
+            let kept = wide.checked_shr(128 - u32::from(v6)).map_or(0, |bits| bits << (128 - u32::from(v6)));
+            prop_assert_eq!(masks.apply(client), Client::from(Ipv6Addr::from_bits(kept)));
+            let kept = narrow.checked_shr(32 - u32::from(v4)).map_or(0, |bits| bits << (32 - u32::from(v4)));
+            prop_assert_eq!(masks.apply(Ipv4Addr::from_bits(narrow).into()), Ipv4Addr::from_bits(kept).into());
         }
     }
 }

@@ -17,3 +17,5 @@ pub mod steer;
 
 #[cfg(feature = "user")]
 mod pod;
+#[cfg(test)]
+extern crate std;

@@ -75,10 +75,7 @@ struct Walk {
 
 impl Walk {
     fn new(seed: Seed, slot: u64) -> Self {
-        // Not an address any client can have: a v6 one with the slot in it would do as well.
-        let mut name = [0; 16];
-        name[..8].copy_from_slice(&slot.to_le_bytes());
-        let hash = hash(seed, Client::v6(name));
+        let hash = hash(seed, Client::v6([slot, 0]));
         Self { at: position(hash, 0), step: ((hash >> 32) as usize | 1) & (TABLE_LEN - 1) }
     }
 

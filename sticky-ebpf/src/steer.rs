@@ -68,9 +68,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn one_worker_gone_moves_only_its_clients(gone in 0u16..8, octets: [u8; 4]) {
+        fn one_worker_gone_moves_only_its_clients(gone in 0u16..8, address: u32) {
             let (config, table) = pool(8);
-            let client = Client::v4(octets);
+            let client = Client::v4(address);
             let before = steer(&config, &table, client, |_| true).expect("all are alive");
             let after = steer(&config, &table, client, |slot| slot != gone).expect("seven are alive");
             prop_assert_eq!(before.outcome, Outcome::Table);
@@ -82,17 +82,17 @@ mod tests {
         }
 
         #[test]
-        fn the_last_worker_alive_is_always_found(slots in 1u32..=MAX_SLOTS as u32, pick: u16, octets: [u8; 16]) {
+        fn the_last_worker_alive_is_always_found(slots in 1u32..=MAX_SLOTS as u32, pick: u16, words: [u64; 2]) {
             let (config, table) = pool(slots);
             let last = pick % slots as u16;
-            let found = steer(&config, &table, Client::v6(octets), |slot| slot == last);
+            let found = steer(&config, &table, Client::v6(words), |slot| slot == last);
             prop_assert_eq!(found.map(|choice| choice.slot), Some(last));
         }
 
         #[test]
-        fn nobody_alive_is_nobody(octets: [u8; 16]) {
+        fn nobody_alive_is_nobody(words: [u64; 2]) {
             let (config, table) = pool(4);
-            prop_assert_eq!(steer(&config, &table, Client::v6(octets), |_| false), None);
+            prop_assert_eq!(steer(&config, &table, Client::v6(words), |_| false), None);
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
         let (config, table) = pool(4);
         let mut takers = [0u32; 4];
         for n in 0..4000u32 {
-            let client = Client::v4(n.to_be_bytes());
+            let client = Client::v4(n);
             if steer(&config, &table, client, |_| true).map(|c| c.slot) == Some(2) {
                 let next = steer(&config, &table, client, |slot| slot != 2).expect("three are alive");
                 takers[usize::from(next.slot)] += 1;

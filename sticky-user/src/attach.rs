@@ -5,7 +5,6 @@ use std::os::fd::AsFd as _;
 use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
 use tokio::io::Interest;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
@@ -15,6 +14,7 @@ use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::refusal::Refusal;
 use crate::say::say;
+use crate::stop::Stop;
 use crate::sys;
 use crate::watch::Watch;
 
@@ -33,6 +33,20 @@ pub struct Plan {
 /// Steers what `plan` names, and returns when told to stop, with the steering left on.
 pub fn attach(plan: &Plan) -> Result<()> {
     kernel::require(&[Need::Steer])?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let stop = Stop::new()?;
+        let followed = start(plan)?;
+        if plan.once {
+            let target = plan.target;
+            say(format_args!("steering goes on by itself; `sticky attach {target}` follows new workers, `sticky detach {target}` ends it"));
+            return Ok(());
+        }
+        follow(followed, stop, plan).await
+    })
+}
+
+/// Puts the program in charge of every group that `plan` names.
+fn start(plan: &Plan) -> Result<Vec<Followed>> {
     let groups = group::named(&plan.target)?;
     for group in &groups {
         group.check(plan.mixed)?;
@@ -41,15 +55,7 @@ pub fn attach(plan: &Plan) -> Result<()> {
             return Err(Refusal::new(what, "run fewer workers").into());
         }
     }
-    let mut followed = Vec::new();
-    for group in &groups {
-        followed.push(Followed::start(group, plan)?);
-    }
-    if plan.once {
-        say(format_args!("steering goes on by itself; `sticky attach {0}` follows new workers, `sticky detach {0}` ends it", plan.target));
-        return Ok(());
-    }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(follow(followed, plan))
+    groups.iter().map(|group| Followed::start(group, plan)).collect()
 }
 
 struct Followed {
@@ -106,13 +112,11 @@ impl Followed {
     }
 }
 
-async fn follow(mut followed: Vec<Followed>, plan: &Plan) -> Result<()> {
+async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Result<()> {
     let mut watch = Watch::new(followed.iter().any(|one| one.pool.id.protocol == Protocol::Udp));
     for one in &mut followed {
         log_decisions(&mut one.pool)?;
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
             () = watch.changed() => {
@@ -120,8 +124,7 @@ async fn follow(mut followed: Vec<Followed>, plan: &Plan) -> Result<()> {
                     one.look(plan.mixed)?;
                 }
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = stop.told() => break,
         }
     }
     say(format_args!("steering goes on without this process; `sticky detach {}` ends it", plan.target));

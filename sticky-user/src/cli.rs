@@ -118,7 +118,7 @@ struct DetachArgs {
     #[arg(value_name = "[udp:][ADDRESS:]PORT", required_unless_present = "all")]
     target: Option<Target>,
 
-    /// All pools of this network namespace
+    /// All pools of this network namespace, and what is left of others that nobody uses any more
     #[arg(long, conflicts_with = "target")]
     all: bool,
 }

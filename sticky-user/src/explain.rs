@@ -14,6 +14,7 @@ use sticky_ebpf::lookup;
 use sticky_ebpf::steer::steer;
 
 use crate::group::{self, Target};
+use crate::kernel;
 use crate::listeners;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
@@ -43,15 +44,14 @@ pub struct Explanation {
     because: &'static str,
 }
 
-/// Explains `ip` for each pool that `target` names, all for `None`.
+/// Explains `ip` for each pool of this network namespace that `target` names, all for `None`.
 pub fn explain(ip: IpAddr, target: Option<&Target>) -> Result<Vec<Explanation>> {
-    let mut found = Vec::new();
-    for (id, dir) in pool::all()? {
+    let namespace = kernel::network_namespace()?;
+    let pools = pool::read(|id| {
         let reachable = ip.to_canonical().is_ipv4() || id.address.is_ipv6();
-        if reachable && target.is_none_or(|target| target.names(&id)) {
-            found.push(explain_pool(ip, id, &Pins::open(&dir)?)?);
-        }
-    }
+        reachable && id.namespace == namespace && target.is_none_or(|target| target.names(id))
+    })?;
+    let found = pools.iter().map(|(id, _, pins)| explain_pool(ip, *id, pins)).collect::<Result<Vec<_>>>()?;
     if found.is_empty() {
         return Err(Refusal::new(
             format!("no pool takes connections from {ip}"),
@@ -66,10 +66,7 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
     let config = pins.config()?;
     let table = pins.table(&config)?;
     let cookies = pins.cookies()?;
-    let client = match ip {
-        IpAddr::V4(ip) => Client::v4(ip.octets()),
-        IpAddr::V6(ip) => Client::v6(ip.octets()),
-    };
+    let client = Client::from(ip);
     let alive = |slot: Slot| cookies.get(usize::from(slot)).is_some_and(Option::is_some);
     let choice = steer(&config, &table, client, alive);
     let slot = choice.map(|choice| choice.slot);
@@ -89,7 +86,7 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
     Ok(Explanation {
         id,
         pool: id.to_string(),
-        client: format!("{}/{prefix}", IpAddr::from(masked.octets()).to_canonical()),
+        client: format!("{}/{prefix}", IpAddr::from(masked)),
         entry: lookup::position(hash, 0),
         owner: lookup::candidate(&table, hash, 0),
         slot,

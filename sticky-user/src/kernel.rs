@@ -1,14 +1,16 @@
 //! What sticky asks of the kernel: the object with our programs, the capabilities to load it, and bpffs.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, mount};
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::refusal::Refusal;
+use crate::sys;
 
 /// The programs, compiled from `sticky-ebpf` by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/sticky.bpf.o");
@@ -16,12 +18,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/sticky.bpf.o");
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// A loader for our object; `trace` compiles the log lines of each decision in.
+/// A loader for our object. Of the programs' log it makes as little as can be, unless they are to `trace`.
 pub fn loader<'a>(trace: bool) -> EbpfLoader<'a> {
-    const OFF: u8 = 0;
-    const ALL: u8 = u8::MAX;
     let mut loader = EbpfLoader::new();
-    loader.override_global("AYA_LOG_LEVEL", if trace { &ALL } else { &OFF }, true);
     if !trace {
         loader.map_max_entries("AYA_LOGS", 4096);
     }
@@ -31,6 +30,19 @@ pub fn loader<'a>(trace: bool) -> EbpfLoader<'a> {
 /// Creates the maps of our object; its programs are loaded one by one.
 pub fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf> {
     loader.load(OBJECT).map_err(|error| too_old(error.into()))
+}
+
+/// The error of loading a program, with the end of what the verifier said about it instead of all.
+pub fn rejected(error: ProgramError) -> anyhow::Error {
+    too_old(match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let tail: Vec<_> = log.trim().lines().rev().take(6).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            anyhow::Error::new(io_error).context(format!("the verifier ends with:\n{}\n", tail.join("\n")))
+        }
+        other => other.into(),
+    })
 }
 
 /// Adds the kernel's age to `error`, when that may be the cause.
@@ -77,7 +89,7 @@ impl Need {
         match self {
             Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
             Self::Hook => (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets"),
-            Self::Fetch => (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "to fetch a socket from another user's process"),
+            Self::Fetch => (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "to fetch a socket from a process of another user or of more rights"),
         }
     }
 
@@ -128,11 +140,11 @@ pub fn pools_dir() -> &'static Path {
     Path::new("/sys/fs/bpf/sticky")
 }
 
-/// The inode of this process's network namespace, its name in a pool's.
+/// The cookie of this process's network namespace, its name in a pool's: 1 for the first one, and unlike the inode
+/// never given to another before the next boot.
 pub fn network_namespace() -> Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    let namespace = fs::metadata("/proc/self/ns/net").context("`/proc/self/ns/net` cannot be read")?;
-    Ok(namespace.ino())
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    sys::network_namespace(socket).map_err(|error| too_old(error.into()))
 }
 
 #[cfg(test)]

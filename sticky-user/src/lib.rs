@@ -17,5 +17,6 @@ pub mod refusal;
 pub mod run;
 pub mod say;
 pub mod status;
+pub mod stop;
 mod sys;
 pub mod watch;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::MapError;
-use aya::programs::{Program, SkReuseport};
+use aya::programs::SkReuseport;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use sticky_ebpf::abi::{Config, MAX_SLOTS, Slot, VERSION, maps};
@@ -28,8 +28,8 @@ pub mod slots;
 use id::PoolId;
 use pins::Pins;
 
-/// The name of the pinned program.
-const PROGRAM: &str = "steer";
+/// The name under which the program is pinned.
+const PIN: &str = "steer";
 
 /// How a pool is to be steered, as far as the user said so; the rest stays as it is, or as the defaults have it.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +86,7 @@ impl Pool {
             loader.map_pin_path(name, dir.join(name));
         }
         let mut program = kernel::load(&mut loader)?;
-        steer(&mut program)?.load().map_err(|error| kernel::too_old(error.into()))?;
+        steer(&mut program, steering)?.load().map_err(kernel::rejected)?;
 
         let adopted = version == VERSION;
         let pins = if adopted {
@@ -102,11 +102,11 @@ impl Pool {
             Pins::create(&dir, &steering.amend(&fresh))?
         };
         // Attaching again replaces the program of an earlier sticky; so does its pin.
-        let pin = dir.join(PROGRAM);
+        let pin = dir.join(PIN);
         if pin.exists() {
             fs::remove_file(&pin)?;
         }
-        steer(&mut program)?.pin(&pin)?;
+        steer(&mut program, steering)?.pin(&pin)?;
         Ok(Self { id, pins, adopted, steering: steering.clone(), program, dir, _lock: lock })
     }
 
@@ -137,7 +137,7 @@ impl Pool {
         }
         self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
         self.grow(usize::from(slot) + 1)?;
-        steer(&mut self.program)?.attach(socket)?;
+        steer(&mut self.program, &self.steering)?.attach(socket)?;
         Ok(())
     }
 
@@ -192,8 +192,8 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The pools that have state, of all network namespaces that share this bpffs.
-pub fn all() -> Result<Vec<(PoolId, PathBuf)>> {
+/// The pools that have state and that `wanted` takes, of all network namespaces that share this bpffs.
+pub fn directories(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf)>> {
     let entries = match fs::read_dir(kernel::pools_dir()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -202,11 +202,26 @@ pub fn all() -> Result<Vec<(PoolId, PathBuf)>> {
     let mut pools = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if let Some(id) = path.file_name().and_then(|name| PoolId::from_dir_name(name.to_str()?)) {
-            pools.push((id, path));
-        }
+        let id = path.file_name().and_then(|name| PoolId::from_dir_name(name.to_str()?));
+        pools.extend(id.filter(&wanted).map(|id| (id, path)));
     }
     pools.sort();
+    Ok(pools)
+}
+
+/// Opens the maps of the pools that `wanted` takes; one that comes or goes at this moment is none.
+pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
+    let mut pools = Vec::new();
+    for (id, dir) in directories(wanted)? {
+        match Pins::version(&dir) {
+            Ok(0) => {}
+            Err(_) if !dir.join(maps::VERSION).exists() => {}
+            _ => {
+                let pins = Pins::open(&dir)?;
+                pools.push((id, dir, pins));
+            }
+        }
+    }
     Ok(pools)
 }
 
@@ -239,7 +254,8 @@ pub fn owner(dir: &Path) -> Option<u32> {
     })
 }
 
-fn steer(program: &mut Ebpf) -> Result<&mut SkReuseport> {
-    let program: &mut Program = program.program_mut(PROGRAM).context("the object has no program `steer`")?;
+fn steer<'a>(program: &'a mut Ebpf, steering: &Steering) -> Result<&'a mut SkReuseport> {
+    let name = if steering.trace { "steer_traced" } else { "steer" };
+    let program = program.program_mut(name).with_context(|| format!("the object has no program `{name}`"))?;
     Ok(program.try_into()?)
 }

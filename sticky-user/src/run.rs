@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::unistd::User;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::group::Target;
 use crate::kernel::{self, Need};
@@ -18,6 +18,7 @@ use crate::pool::Steering;
 use crate::pool::id::Protocol;
 use crate::refusal::Refusal;
 use crate::say::say;
+use crate::stop::Stop;
 use crate::watch::Watch;
 
 mod cgroup;
@@ -55,9 +56,10 @@ pub fn run(plan: &Plan) -> Result<()> {
     kernel::require(&[Need::Steer, Need::Hook])?;
     plan.check()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut stop = Stop::new()?;
         let mut run = Run::prepare(plan)?;
-        let served = run.supervise().await;
-        let ended = run.stop().await;
+        let served = run.supervise(&mut stop).await;
+        let ended = run.stop(&mut stop).await;
         served.and(ended)
     })
 }
@@ -67,6 +69,11 @@ impl Plan {
         if let Some(udp) = self.listen.iter().find(|target| target.protocol() == Protocol::Udp) {
             let hint = "open UDP sockets in the workers, with SO_REUSEPORT, and use `sticky attach`";
             return Err(Refusal::new(format!("`--listen-fds {udp}`: only TCP ports can be passed"), hint).into());
+        }
+        if let Some(user) = &self.user
+            && User::from_name(user)?.is_none()
+        {
+            return Err(Refusal::new(format!("there is no user `{user}`"), "`getent passwd` lists the users").into());
         }
         let program = &self.command[0];
         let found = if program.contains('/') {
@@ -136,10 +143,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps workers and pools going; returns when told to stop, or when there is no use in going on.
-    async fn supervise(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn supervise(&mut self, stop: &mut Stop) -> Result<()> {
         self.served |= self.ports.sync(&self.workers)?;
         loop {
             tokio::select! {
@@ -148,9 +152,7 @@ impl<'a> Run<'a> {
                     Event::Due => self.workers[at].start(self.plan)?,
                     Event::Exited(status) => self.worker_ended(at, &worker::describe(status))?,
                 },
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => return Ok(()),
+                () = stop.told() => return Ok(()),
             }
         }
     }
@@ -178,9 +180,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ends the workers: SIGTERM, the grace period, SIGKILL.
-    async fn stop(mut self) -> Result<()> {
-        let mut again = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+    async fn stop(mut self, stop: &mut Stop) -> Result<()> {
         say(format_args!("stopping {} workers", self.workers.iter().filter(|worker| worker.is_running()).count()));
         for worker in &self.workers {
             worker.cgroup.terminate();
@@ -189,8 +189,7 @@ impl<'a> Run<'a> {
             () = all_empty(&mut self.workers) => true,
             () = tokio::time::sleep(self.plan.grace) => false,
             // Told twice: at once.
-            _ = again.recv() => false,
-            _ = terminate.recv() => false,
+            () = stop.told() => false,
         };
         let mut killed = Vec::new();
         if !in_time {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sticky_ebpf::abi::{Outcome, Slot};
 
 use crate::group::{self, Group, Member, Target};
+use crate::kernel;
 use crate::listeners;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
@@ -46,11 +47,7 @@ struct SlotStatus {
 /// The pools that `target` names, all for `None`.
 pub fn pools(target: Option<&Target>) -> Result<Vec<PoolStatus>> {
     let mut found = Vec::new();
-    for (id, dir) in pool::all()? {
-        if target.is_some_and(|target| !target.names(&id)) {
-            continue;
-        }
-        let pins = Pins::open(&dir)?;
+    for (id, dir, pins) in pool::read(|id| target.is_none_or(|target| target.names(id)))? {
         let group = group::find(id.protocol, |other| *other == id, listeners::processes())?.into_iter().next();
         found.push(pool_status(id, &pins, group.as_ref(), pool::owner(&dir))?);
     }
@@ -58,23 +55,22 @@ pub fn pools(target: Option<&Target>) -> Result<Vec<PoolStatus>> {
 }
 
 fn pool_status(id: PoolId, pins: &Pins, group: Option<&Group>, followed_by: Option<u32>) -> Result<PoolStatus> {
-    let totals = pins.totals()?;
     let members = group.map_or(&[] as &[Member], |group| &group.members);
-    let slots = pins.cookies()?.into_iter().enumerate().map(|(slot, cookie)| {
+    let slots = pins.cookies()?.into_iter().zip(0..).map(|(cookie, slot): (_, Slot)| {
         let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
         let pids: Vec<_> = member.map_or_else(Vec::new, |member| member.holders.iter().map(|h| h.pid).collect());
-        SlotStatus {
-            slot: slot as Slot,
-            worker: slot as u32 + 1,
+        Ok(SlotStatus {
+            slot,
+            worker: u32::from(slot) + 1,
             state: if cookie.is_some() { "live" } else { "empty" },
             program: pids.first().map(|&pid| group::name(pid)),
             pids,
             waiting: member.map(|member| member.listener.waiting),
-            connections: totals.slot(slot as Slot),
-        }
+            connections: pins.connections(slot)?,
+        })
     });
     let (ipv4_prefix, ipv6_prefix) = pins.config()?.masks.prefixes();
-    let outcomes = Outcome::ALL.map(|outcome| (outcome.describe().0.to_owned(), totals.outcome(outcome).into()));
+    let outcomes = Outcome::ALL.map(|outcome| Ok((outcome.describe().0.to_owned(), pins.outcome(outcome)?.into())));
     Ok(PoolStatus {
         id,
         protocol: id.protocol.to_string(),
@@ -83,13 +79,14 @@ fn pool_status(id: PoolId, pins: &Pins, group: Option<&Group>, followed_by: Opti
         followed_by,
         ipv4_prefix,
         ipv6_prefix,
-        slots: slots.collect(),
-        outcomes: outcomes.into_iter().collect(),
+        slots: slots.collect::<Result<_>>()?,
+        outcomes: outcomes.into_iter().collect::<Result<_>>()?,
     })
 }
 
 /// The pools as a person reads them.
 pub fn text(pools: &[PoolStatus]) -> Result<String> {
+    let own = kernel::network_namespace()?;
     let mut out = String::new();
     if pools.is_empty() {
         writeln!(out, "no pools; `sticky run -- COMMAND` or `sticky attach PORT` makes one")?;
@@ -99,13 +96,14 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
             writeln!(out)?;
         }
         let live = pool.slots.iter().filter(|slot| slot.state == "live").count();
+        let elsewhere = if pool.id.namespace == own { "" } else { ", in another network namespace" };
         let followed = match pool.followed_by {
             Some(pid) => format!("followed by process {pid}"),
             None => "steered by the kernel alone".into(),
         };
         writeln!(
             out,
-            "{}  {live} of {} slots live, clients are /{} and /{}, {followed}",
+            "{}  {live} of {} slots live, clients are /{} and /{}, {followed}{elsewhere}",
             pool.id,
             pool.slots.len(),
             pool.ipv4_prefix,

@@ -23,6 +23,23 @@ pub fn set_tcp_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The cookie of the network namespace that `socket` is in (`SO_NETNS_COOKIE`, Linux 5.14).
+pub fn network_namespace(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut size = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the option is a u64 that outlives the call, as is its size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Watches a descriptor for readiness.
 pub fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is one and the same open descriptor for as long as it lives.

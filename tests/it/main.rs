@@ -1,1 +1,12 @@
-fn main() {}
+//! End-to-end tests: the real kernel, real workers, real servers; each test in a network namespace of its own.
+//!
+//! A test that lacks something fails and names it; `cargo xtask setup` installs what is needed.
+#![expect(unsafe_code, reason = "leaving the network namespace")]
+
+mod attach;
+mod crash;
+mod harness;
+mod refusals;
+mod run;
+mod state;
+mod steering;

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_sk_select_reuseport;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{Config, Counters, MAX_SLOTS, Slot, Table};
+use sticky_ebpf::abi::{self, Config, MAX_SLOTS, Slot, Table};
 
 #[map]
 pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
@@ -18,7 +18,7 @@ pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(2, 0);
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS as u32, 0);
 #[map]
 pub(crate) static LISTEN_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]

@@ -1,13 +1,15 @@
 //! `steer`: SYN → client → slot → the worker's socket.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::sk_reuseport;
-use aya_ebpf::programs::SkReuseportContext;
+use aya_ebpf::programs::{SkReuseportContext, SockContext};
 use aya_log_ebpf::trace;
-use sticky_ebpf::abi::{Counters, MAX_SLOTS, Outcome, Slot};
+use sticky_ebpf::abi::{Outcome, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, steer as choose};
 
@@ -21,34 +23,48 @@ const AF_INET6: u32 = 10;
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
 
-/// Always selects or drops: passing without a selection would let the kernel pick any socket of the group.
+/// Steers in silence.
 #[sk_reuseport(migrate)]
 fn steer(ctx: SkReuseportContext) -> u32 {
-    let (Some(config), Some(counters)) = (CONFIG.get(0), COUNTERS.get_ptr_mut(0)) else {
-        return SK_DROP;
-    };
-    let Some(table) = TABLES.get(config.table & 1) else {
-        return SK_DROP;
-    };
-    let (client, migrating) = match migrating_client(&ctx) {
-        Some(client) => (client, true),
-        None => (packet_client(&ctx), false),
+    decide(&ctx, |_, _| {})
+}
+
+/// Steers and logs each decision. A program of its own: without CAP_PERFMON the verifier also follows the paths that
+/// a log level rules out, and rejects what aya-log does there.
+#[sk_reuseport(migrate)]
+fn steer_traced(ctx: SkReuseportContext) -> u32 {
+    decide(&ctx, |client, choice| match choice {
+        Some(Choice { slot, outcome }) => {
+            trace!(&ctx, "{:i} gets slot {}, outcome {}", octets(client), slot, outcome as u32);
+        }
+        None => trace!(&ctx, "{:i} is refused: no worker is alive", octets(client)),
+    })
+}
+
+/// Always selects or drops: passing without a selection would let the kernel pick any socket of the group.
+#[inline(always)]
+fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32 {
+    let Some(config) = CONFIG.get(0) else { return SK_DROP };
+    let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
+    let migrating = ctx.migrating_sk();
+    let client = match &migrating {
+        Some(socket) => remote(socket),
+        None => source(ctx),
     };
     let client = client.unwrap_or_else(|| {
-        count(counters, Outcome::NoAddress);
+        count(Outcome::NoAddress.counter());
         Client::default()
     });
-    match choose(config, table, client, |slot| SOCKETS.select(&ctx, slot)) {
+    let choice = choose(config, table, client, |slot| SOCKETS.select(ctx, slot));
+    log(client, choice);
+    match choice {
         Some(Choice { slot, outcome }) => {
-            let outcome = if migrating { Outcome::Migrated } else { outcome };
-            count(counters, outcome);
-            count_slot(counters, slot);
-            trace!(&ctx, "{:i} gets slot {}, outcome {}", client.octets(), slot, outcome as u32);
+            count(if migrating.is_some() { Outcome::Migrated } else { outcome }.counter());
+            count(slot_counter(slot));
             SK_PASS
         }
         None => {
-            count(counters, Outcome::Refused);
-            trace!(&ctx, "{:i} is refused: no worker is alive", client.octets());
+            count(Outcome::Refused.counter());
             SK_DROP
         }
     }
@@ -60,32 +76,31 @@ fn empty(_: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// The client of a connection that is leaving a closed listener's queue; `None` when it is not such a connection,
-/// `Some(None)` when its address is of no family we know.
+/// The client of a connection that is leaving a closed listener's queue: the packet is empty then.
 #[inline(always)]
-fn migrating_client(ctx: &SkReuseportContext) -> Option<Option<Client>> {
-    let socket = ctx.migrating_sk()?.sock;
+fn remote(socket: &SockContext) -> Option<Client> {
+    let socket = socket.sock;
     // SAFETY: the kernel's pointer is not null, and the verifier checks each of these fields.
     unsafe {
         match (*socket).family {
-            AF_INET => Some(Some(Client::v4((*socket).dst_ip4.to_ne_bytes()))),
+            AF_INET => Some(Client::v4((*socket).dst_ip4)),
             AF_INET6 => {
-                let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
-                    (*socket).dst_ip6[0].to_ne_bytes(),
-                    (*socket).dst_ip6[1].to_ne_bytes(),
-                    (*socket).dst_ip6[2].to_ne_bytes(),
-                    (*socket).dst_ip6[3].to_ne_bytes(),
+                let [a, b, c, d] = [
+                    u64::from((*socket).dst_ip6[0]),
+                    u64::from((*socket).dst_ip6[1]),
+                    u64::from((*socket).dst_ip6[2]),
+                    u64::from((*socket).dst_ip6[3]),
                 ];
-                Some(Some(Client::v6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])))
+                Some(Client::v6([b << 32 | a, d << 32 | c]))
             }
-            _ => Some(None),
+            _ => None,
         }
     }
 }
 
 /// The client a packet comes from.
 #[inline(always)]
-fn packet_client(ctx: &SkReuseportContext) -> Option<Client> {
+fn source(ctx: &SkReuseportContext) -> Option<Client> {
     match ctx.eth_protocol() {
         ETH_P_IP => load(ctx, IPV4_SOURCE).map(Client::v4),
         ETH_P_IPV6 => load(ctx, IPV6_SOURCE).map(Client::v6),
@@ -93,31 +108,44 @@ fn packet_client(ctx: &SkReuseportContext) -> Option<Client> {
     }
 }
 
-/// `N` bytes of the packet, from `offset` into its network header.
+/// A part of the packet, from `offset` into its network header, as it lies in memory.
 #[inline(always)]
-fn load<const N: usize>(ctx: &SkReuseportContext, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    // SAFETY: the helper writes the N bytes of `bytes` or none of them.
+fn load<T: Word>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
+    let mut part = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper fills all of `part`.
     let error = unsafe {
         bpf_skb_load_bytes_relative(
             ctx.as_ptr(),
             offset,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
+            part.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
             BPF_HDR_START_NET,
         )
     };
-    (error == 0).then_some(bytes)
+    // SAFETY: filled, with zeros on an error, and any bytes are a `Word`.
+    (error == 0).then(|| unsafe { part.assume_init() })
 }
 
+/// What can be read from a packet: any bytes are a value.
+trait Word: Copy {}
+impl Word for u32 {}
+impl Word for [u64; 2] {}
+
+/// Adds one to a counter, by a lookup: indexing into one large element is arithmetic on pointers, of which the
+/// verifier allows less to a loader without CAP_PERFMON.
 #[inline(always)]
-fn count(counters: *mut Counters, outcome: Outcome) {
-    // SAFETY: this CPU's own element, and an outcome is below the array's length.
-    unsafe { (*counters).outcomes[outcome as usize] += 1 }
+fn count(counter: u32) {
+    if let Some(count) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: this CPU's own element.
+        unsafe { *count += 1 }
+    }
 }
 
+/// The client's address in network byte order, for a log line.
 #[inline(always)]
-fn count_slot(counters: *mut Counters, slot: Slot) {
-    // SAFETY: this CPU's own element; the mask, a no-op on what a table holds, is for the verifier.
-    unsafe { (*counters).slots[usize::from(slot) & (MAX_SLOTS - 1)] += 1 }
+fn octets(client: Client) -> [u8; 16] {
+    let [high, low] = client.words().map(u64::to_ne_bytes);
+    let [a, b, c, d, e, f, g, h] = high;
+    let [i, j, k, l, m, n, o, p] = low;
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }

@@ -33,17 +33,18 @@ pub struct PoolId {
     pub v6only: bool,
     /// The interface the sockets are bound to (`SO_BINDTODEVICE`), 0 for any.
     pub interface: u32,
-    /// The inode of the network namespace.
+    /// The cookie of the network namespace.
     pub namespace: u64,
 }
 
 impl PoolId {
-    /// The name of the pool's directory: bpffs allows no dots in names.
+    /// The name of the pool's directory, such as `tcp-::-3000-net1`: bpffs allows no dots in names.
     pub fn dir_name(&self) -> String {
         let Self { protocol, address, v6only, interface, namespace } = self;
         let six = if *v6only { "6" } else { "" };
         let ip = address.ip().to_string().replace('.', "_");
-        format!("{protocol}{six}-{ip}-{}-if{interface}-net{namespace}", address.port())
+        let device = if *interface == 0 { String::new() } else { format!("-if{interface}") };
+        format!("{protocol}{six}-{ip}-{}-net{namespace}{device}", address.port())
     }
 
     /// The pool whose directory has this name.
@@ -58,8 +59,11 @@ impl PoolId {
         };
         let ip: IpAddr = parts.next()?.replace('_', ".").parse().ok()?;
         let port = parts.next()?.parse().ok()?;
-        let interface = parts.next()?.strip_prefix("if")?.parse().ok()?;
         let namespace = parts.next()?.strip_prefix("net")?.parse().ok()?;
+        let interface = match parts.next() {
+            Some(device) => device.strip_prefix("if")?.parse().ok().filter(|interface| *interface != 0)?,
+            None => 0,
+        };
         let address = SocketAddr::new(ip, port);
         parts.next().is_none().then_some(Self { protocol, address, v6only, interface, namespace })
     }
@@ -81,18 +85,18 @@ mod tests {
 
     #[test]
     fn directory_names_lead_back_to_the_pool() {
-        for (protocol, address, v6only) in [
-            (Protocol::Tcp, "0.0.0.0:3000", false),
-            (Protocol::Tcp, "[::]:80", true),
-            (Protocol::Udp, "[2001:db8::1]:53", false),
-            (Protocol::Tcp, "[::ffff:10.0.0.1]:8080", false),
+        for (protocol, address, v6only, interface) in [
+            (Protocol::Tcp, "0.0.0.0:3000", false, 0),
+            (Protocol::Tcp, "[::]:80", true, 3),
+            (Protocol::Udp, "[2001:db8::1]:53", false, 0),
+            (Protocol::Tcp, "[::ffff:10.0.0.1]:8080", false, 12),
         ] {
             let address = address.parse().expect("an address");
-            let id = PoolId { protocol, address, v6only, interface: 3, namespace: 4_026_531_840 };
+            let id = PoolId { protocol, address, v6only, interface, namespace: 1 };
             assert!(!id.dir_name().contains('.'), "{}", id.dir_name());
             assert_eq!(PoolId::from_dir_name(&id.dir_name()), Some(id));
         }
-        for name in ["", "tcp", "tcp-0_0_0_0-3000", "tcp-x-1-if0-net1", "tcp-::-1-if0-net1-more", "sctp-::-1-if0-net1"] {
+        for name in ["", "tcp", "tcp-0_0_0_0-3000", "tcp-x-1-net1", "tcp-::-1-net1-if0", "tcp-::-1-net1-if1-x", "sctp-::-1-net1"] {
             assert_eq!(PoolId::from_dir_name(name), None, "{name}");
         }
     }

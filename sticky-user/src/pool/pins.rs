@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use sticky_ebpf::abi::{Config, Counters, MAX_SLOTS, Outcome, Slot, TABLE_LEN, Table, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_SLOTS, Outcome, Slot, TABLE_LEN, Table, VERSION, maps, slot_counter};
 use sticky_ebpf::hash::Seed;
 use sticky_ebpf::lookup;
 
@@ -16,25 +16,7 @@ pub struct Pins {
     tables: Array<MapData, Table>,
     /// Slot → socket: written as a descriptor, read as the socket's cookie.
     sockets: HashMap<MapData, u32, u64>,
-    counters: PerCpuArray<MapData, Counters>,
-}
-
-/// What the program counted, over all CPUs.
-pub struct Totals {
-    outcomes: [u64; Outcome::ALL.len()],
-    slots: Vec<u64>,
-}
-
-impl Totals {
-    /// How often the program decided like this.
-    pub fn outcome(&self, outcome: Outcome) -> u64 {
-        self.outcomes[outcome as usize]
-    }
-
-    /// Connections (UDP: datagrams) that got this slot.
-    pub fn slot(&self, slot: Slot) -> u64 {
-        self.slots[usize::from(slot)]
-    }
+    counters: PerCpuArray<MapData, u64>,
 }
 
 impl Pins {
@@ -111,18 +93,18 @@ impl Pins {
         self.sockets.insert(u32::from(slot), socket as u64, 0)
     }
 
-    /// What the program counted since the pool was created.
-    pub fn totals(&self) -> Result<Totals> {
-        let mut totals = Totals { outcomes: [0; Outcome::ALL.len()], slots: vec![0; MAX_SLOTS] };
-        for cpu in self.counters.get(&0, 0)?.iter() {
-            for (total, count) in totals.outcomes.iter_mut().zip(cpu.outcomes) {
-                *total += count;
-            }
-            for (total, count) in totals.slots.iter_mut().zip(cpu.slots) {
-                *total += count;
-            }
-        }
-        Ok(totals)
+    /// How often the program decided like this since the pool was created, over all CPUs.
+    pub fn outcome(&self, outcome: Outcome) -> Result<u64> {
+        self.count(outcome.counter())
+    }
+
+    /// Connections (UDP: datagrams) that this slot got since the pool was created.
+    pub fn connections(&self, slot: Slot) -> Result<u64> {
+        self.count(slot_counter(slot))
+    }
+
+    fn count(&self, counter: u32) -> Result<u64> {
+        Ok(self.counters.get(&counter, 0)?.iter().sum())
     }
 }
 

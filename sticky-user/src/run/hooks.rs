@@ -22,7 +22,7 @@ impl Hooks {
         for name in ["bind4", "bind6"] {
             let program: &mut CgroupSockAddr =
                 programs.program_mut(name).with_context(|| format!("the object has no program `{name}`"))?.try_into()?;
-            program.load().map_err(|error| kernel::too_old(error.into()))?;
+            program.load().map_err(kernel::rejected)?;
             program
                 .attach(&dir, CgroupAttachMode::Single)
                 .with_context(|| format!("the hook `{name}` cannot be attached to `{}`", cgroup.path().display()))?;

@@ -1,0 +1,199 @@
+//! `sticky run` with servers as they come, its restarts, its shutdown.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::harness::client::{get, hear, loopback};
+use crate::harness::process::{Process, outcome, pids, pool, pools, start_sticky, sticky};
+use crate::harness::{app, net};
+
+fn port(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Each of 32 clients gets the same answer twice; the different answers.
+fn answers(path: &str, to: u16) -> HashSet<String> {
+    (1..=32)
+        .map(|n| {
+            let first = get(loopback(n), port(to), path).expect("an answer");
+            assert_eq!(get(loopback(n), port(to), path).expect("an answer"), first);
+            first
+        })
+        .collect()
+}
+
+#[test]
+fn an_unmodified_node_server() {
+    let _net = net::isolate();
+    let mut sticky = start_sticky(&["run", "-w", "4", "--", "node", &app("http.js")]);
+    sticky.wait_for("[::]:3000 is complete: 4 workers");
+    for worker in 1..=4 {
+        sticky.wait_for(&format!("[{worker}] listening on 3000"));
+    }
+    let expected: HashSet<_> = (1..=4).map(|worker| format!("worker: {worker}")).collect();
+    assert_eq!(answers("/", 3000), expected);
+    assert_eq!(outcome(&pool("3000"), "table"), 64);
+    assert_eq!(sticky.terminate(), Some(0));
+    assert!(pools("3000").is_empty(), "the pool outlived its run");
+}
+
+#[test]
+fn an_unmodified_python_server() {
+    let _net = net::isolate();
+    let folder = std::env::temp_dir().join(format!("sticky-www-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("page"), "hello").expect("a file");
+    let folder_name = folder.to_str().expect("UTF-8");
+    let sticky = start_sticky(&["run", "-w", "4", "--", "python3", "-m", "http.server", "--directory", folder_name, "3000"]);
+    sticky.wait_for("0.0.0.0:3000 is complete: 4 workers");
+    assert_eq!(answers("/page", 3000), HashSet::from(["hello".to_owned()]));
+    let pool = pool("3000");
+    assert_eq!(outcome(&pool, "table"), 64);
+    let used = pool["slots"].as_array().expect("slots").iter().filter(|slot| slot["connections"] != 0).count();
+    assert_eq!(used, 4, "{pool:#?}");
+    drop(sticky);
+    let _ = fs::remove_dir_all(folder);
+}
+
+#[test]
+fn every_port_is_a_pool() {
+    let _net = net::isolate();
+    let program = "const s = require('node:http').createServer((q, r) => r.end(process.env.STICKY_WORKER));
+        s.listen(3000); require('node:http').createServer((q, r) => r.end('admin')).listen(4000, '127.0.0.1');
+        require('node:net').createServer().listen(0)";
+    let sticky = start_sticky(&["run", "-w", "2", "--", "node", "-e", program]);
+    sticky.wait_for("[::]:3000 is complete: 2 workers");
+    sticky.wait_for("127.0.0.1:4000 is complete: 2 workers");
+    assert_eq!(answers("/", 3000).len(), 2);
+    assert_eq!(answers("/", 4000).len(), 1);
+    assert_eq!(outcome(&pool("4000"), "table"), 64);
+    // The sockets on port 0 are nobody's pool.
+    let complaints: Vec<_> = sticky.lines().into_iter().filter(|line| line.contains("gets no connections")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[test]
+fn a_worker_gets_its_slot_back() {
+    let _net = net::isolate();
+    let sticky = start_sticky(&["run", "-w", "3", "--", "node", &app("http.js")]);
+    sticky.wait_for("is complete");
+    let before = pids(&pool("3000"));
+    let client = (1..=64).map(loopback).find(|client| get(*client, port(3000), "/").expect("an answer") == "worker: 2").expect("a client of worker 2");
+    let victim = before[1].expect("a PID");
+    Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill");
+    sticky.wait_for("worker 2 was killed by signal 9; starting it again now");
+    sticky.wait_for_nth("is complete", 1);
+    let after = pids(&pool("3000"));
+    assert_eq!((before[0], before[2]), (after[0], after[2]));
+    assert_ne!(before[1], after[1]);
+    assert_eq!(get(client, port(3000), "/").expect("an answer"), "worker: 2");
+}
+
+#[test]
+fn a_worker_that_keeps_failing_is_reported() {
+    let _net = net::isolate();
+    let program = "if (process.env.STICKY_WORKER === '2') { console.error('no database'); process.exit(7); }
+        require('node:http').createServer((q, r) => r.end('worker: ' + process.env.STICKY_WORKER)).listen(3000)";
+    let sticky = start_sticky(&["run", "-w", "3", "--", "node", "-e", program]);
+    sticky.wait_for("worker 2 exited with code 7; starting it again in 100ms");
+    sticky.wait_for("worker 2 keeps failing (5 times in a row)");
+    sticky.wait_for("sticky:   no database");
+    assert_eq!(answers("/", 3000), HashSet::from(["worker: 1".into(), "worker: 3".into()]));
+}
+
+#[test]
+fn a_command_that_never_works_is_given_up() {
+    let _net = net::isolate();
+    let mut sticky = start_sticky(&["run", "-w", "2", "--", "sh", "-c", "echo broken; exit 3"]);
+    assert_eq!(sticky.wait().code(), Some(1));
+    sticky.wait_for("no worker ever listened, and all keep failing; the last one exited with code 3");
+    sticky.wait_for("[1] broken");
+}
+
+#[test]
+fn workers_that_do_not_end_are_killed_after_the_grace_period() {
+    let _net = net::isolate();
+    let program = "trap '' TERM; echo ready; while :; do sleep 1; done";
+    let mut sticky = start_sticky(&["run", "-w", "2", "--grace", "300ms", "--", "sh", "-c", program]);
+    sticky.wait_for("[1] ready");
+    sticky.wait_for("[2] ready");
+    assert_eq!(sticky.terminate(), Some(1));
+    sticky.wait_for("killed after the grace period of 300ms: worker 1, 2");
+}
+
+#[test]
+fn workers_may_take_their_time_to_end() {
+    let _net = net::isolate();
+    let program = "const s = require('node:http').createServer((q, r) => r.end('x')).listen(3000);
+        process.on('SIGTERM', () => { s.close(); setTimeout(() => { console.log('saved'); process.exit(0); }, 300); })";
+    let mut sticky = start_sticky(&["run", "-w", "2", "--", "node", "-e", program]);
+    sticky.wait_for("is complete");
+    sticky.signal(Signal::INT);
+    assert_eq!(sticky.wait().code(), Some(0));
+    sticky.wait_for("[1] saved");
+    sticky.wait_for("[2] saved");
+}
+
+#[test]
+fn sockets_can_be_passed_as_systemd_does() {
+    let _net = net::isolate();
+    let program = "
+import os, socket
+assert os.environ['LISTEN_PID'] == str(os.getpid()) and os.environ['LISTEN_FDS'] == '2'
+a, b = socket.socket(fileno=3), socket.socket(fileno=4)
+while True:
+    connection, _ = a.accept()
+    connection.sendall((os.environ['STICKY_WORKER'] + ' ' + str(b.getsockname()[1])).encode())
+    connection.close()
+";
+    let arguments = ["run", "-w", "3", "--listen-fds", "127.0.0.1:3000", "--listen-fds", "4000", "--", "python3", "-c", program];
+    let sticky = start_sticky(&arguments);
+    sticky.wait_for("127.0.0.1:3000 is complete: 3 workers");
+    sticky.wait_for("[::]:4000 is complete: 3 workers");
+    let heard: HashSet<_> = (1..=32).map(|n| hear(loopback(n), port(3000)).expect("an answer")).collect();
+    assert_eq!(heard, HashSet::from(["1 4000".into(), "2 4000".into(), "3 4000".into()]));
+}
+
+#[test]
+fn workers_can_run_as_another_user() {
+    let _net = net::isolate();
+    let program = "import os, http.server
+print('i am', os.getuid(), os.getgid(), flush=True)
+http.server.HTTPServer(('', 3000), http.server.SimpleHTTPRequestHandler).serve_forever()";
+    let mut command = sticky();
+    command.current_dir("/").args(["run", "-w", "2", "--user", "nobody", "--", "python3", "-c", program]);
+    let sticky = Process::start(&mut command);
+    sticky.wait_for("is complete: 2 workers");
+    sticky.wait_for("[1] i am 65534 65534");
+}
+
+#[test]
+fn deferred_connections_reach_a_worker_with_their_request() {
+    let _net = net::isolate();
+    let sticky = start_sticky(&["run", "-w", "2", "--defer-accept", "--", "node", &app("http.js")]);
+    sticky.wait_for("is complete");
+    // Connected, and nothing sent: no worker has it yet.
+    let silent = crate::harness::client::dial(loopback(1), port(3000)).expect("a connection");
+    assert_eq!(answers("/", 3000).len(), 2);
+    let option = Command::new("ss").args(["-tnH", "state", "established", "sport", "=", ":3000"]).output().expect("ss (iproute2)");
+    assert_eq!(String::from_utf8_lossy(&option.stdout).trim(), "", "the silent connection was accepted");
+    drop(silent);
+}
+
+#[test]
+fn a_stranger_on_the_port_gets_nothing() {
+    let _net = net::isolate();
+    let stranger = Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
+    stranger.wait_for("listening");
+    let sticky = start_sticky(&["run", "-w", "2", "--", "python3", &app("name.py"), "0.0.0.0", "3000"]);
+    sticky.wait_for("is complete: 2 workers");
+    let line = sticky.wait_for("gets no connections");
+    assert!(line.contains("no worker of this run"), "{line}");
+    for n in 1..=32 {
+        assert_ne!(hear(loopback(n), port(3000)).expect("an answer"), stranger.pid().to_string());
+    }
+}
