@@ -6,6 +6,7 @@ use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
 use tokio::io::Interest;
 
+use crate::detach;
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
 use crate::listeners;
@@ -51,7 +52,11 @@ fn start(plan: &Plan) -> Result<Vec<Followed>> {
     for group in &groups {
         group.check(plan.mixed)?;
         if group.members.len() > MAX_SLOTS {
-            let what = format!("{} has {} sockets; a pool has at most {MAX_SLOTS} slots", group.id, group.members.len());
+            let what = format!(
+                "{} has {} sockets; a pool has at most {MAX_SLOTS} slots",
+                group.id,
+                group.members.len()
+            );
             return Err(Refusal::new(what, "run fewer workers").into());
         }
     }
@@ -65,18 +70,29 @@ struct Followed {
 
 impl Followed {
     fn start(group: &Group, plan: &Plan) -> Result<Self> {
-        let mut pool = Pool::open(group.id, &plan.steering)?;
-        pool.grow(group.members.len())?;
-        let mut followed = Self { pool, slots: Slots::default() };
-        let changes = followed.sync(group, plan.mixed)?;
-        let how = if followed.pool.adopted { "adopted" } else { "steered" };
+        let mut followed = Self { pool: Pool::open(group.id, &plan.steering)?, slots: Slots::default() };
+        let adopted = followed.pool.adopted;
+        if let Err(error) = followed.fill(group, plan) {
+            if !adopted {
+                detach::release(group)?;
+                followed.pool.remove()?;
+            }
+            return Err(error);
+        }
+        let how = if adopted { "adopted" } else { "steered" };
         say(format_args!("{} is {how}: {} workers", group.id, followed.slots.live()));
-        for change in changes {
+        Ok(followed)
+    }
+
+    /// Puts all of the group's sockets into slots, or fails.
+    fn fill(&mut self, group: &Group, plan: &Plan) -> Result<()> {
+        self.pool.grow(group.members.len())?;
+        for change in self.sync(group, plan.mixed)? {
             if let Change::Outside(member, why) = change {
-                return Err(anyhow::anyhow!("{} of {} cannot be steered: {why}", member.programs(), group.id));
+                anyhow::bail!("{} of {} cannot be steered: {why}", member.programs(), group.id);
             }
         }
-        Ok(followed)
+        Ok(())
     }
 
     fn sync(&mut self, group: &Group, mixed: bool) -> Result<Vec<Change>> {
@@ -99,9 +115,14 @@ impl Followed {
         let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
         for change in self.sync(&group, mixed)? {
             match change {
-                Change::Joined(slot, member) => say(format_args!("{id}: slot {slot} has {}", member.programs())),
+                Change::Joined(slot, member) => {
+                    say(format_args!("{id}: slot {slot} has {}", member.programs()))
+                }
                 Change::Left(slot, who) => {
-                    say(format_args!("{id}: slot {slot} is empty, {who} is gone; {} workers left", self.slots.live()));
+                    say(format_args!(
+                        "{id}: slot {slot} is empty, {who} is gone; {} workers left",
+                        self.slots.live()
+                    ));
                 }
                 Change::Outside(member, why) => {
                     say(format_args!("{id}: {} gets no connections: {why}", member.programs()));
@@ -121,7 +142,8 @@ async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Res
         tokio::select! {
             () = watch.changed() => {
                 for one in &mut followed {
-                    one.look(plan.mixed)?;
+                    let id = one.pool.id;
+                    one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
                 }
             }
             () = stop.told() => break,

@@ -92,7 +92,9 @@ Examples:
 /// noticed for as long as this process runs; when it ends, steering goes on. Without an address all pools of the port
 /// are meant.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  sticky attach 3000\n  sticky attach 127.0.0.1:8080 --once\n  sticky attach udp:5353")]
+#[command(
+    after_help = "Examples:\n  sticky attach 3000\n  sticky attach 127.0.0.1:8080 --once\n  sticky attach udp:5353"
+)]
 struct AttachArgs {
     /// The port, with an address if there are several pools on it
     #[arg(value_name = "[udp:][ADDRESS:]PORT")]

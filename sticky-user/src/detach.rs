@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::group::{self, Target};
+use crate::group::{self, Group, Target};
 use crate::kernel;
 use crate::listeners;
 use crate::pool::{self, id::PoolId};
@@ -26,7 +26,9 @@ pub fn detach(target: Option<&Target>) -> Result<()> {
     }
     if target.is_none() {
         for (id, dir, pins) in pool::read(|id| id.namespace != namespace)? {
-            if pins.cookies()?.iter().all(Option::is_none) && let Ok(_lock) = pool::lock(&dir, &id) {
+            if pins.cookies()?.iter().all(Option::is_none)
+                && let Ok(_lock) = pool::lock(&dir, &id)
+            {
                 pool::remove_dir(&dir)?;
                 say(format_args!("{id} of another network namespace had no worker left and is forgotten"));
                 gone += 1;
@@ -38,22 +40,25 @@ pub fn detach(target: Option<&Target>) -> Result<()> {
             || "there is no pool in this network namespace".into(),
             |target| format!("{} is steered by nobody here", target.in_words()),
         );
-        return Err(Refusal::new(
-            what,
-            "`sticky status` lists the pools, those of other namespaces too",
-        )
-        .into());
+        return Err(
+            Refusal::new(what, "`sticky status` lists the pools, those of other namespaces too").into()
+        );
     }
     Ok(())
 }
 
 fn detach_pool(id: &PoolId, dir: &Path) -> Result<()> {
     let _lock = pool::lock(dir, id)?;
-    // Detaching through one socket frees the group; a group that died took the program with it.
     for group in group::find(id.protocol, |found| found == id, listeners::processes())? {
-        if let Some(member) = group.members.first() {
-            pool::detach(member.fetch()?)?;
-        }
+        release(&group)?;
     }
     pool::remove_dir(dir)
+}
+
+/// Takes the program off a group, through any of its sockets; a group that died took the program with it.
+pub fn release(group: &Group) -> Result<()> {
+    match group.members.first() {
+        Some(member) => pool::detach(member.fetch()?),
+        None => Ok(()),
+    }
 }

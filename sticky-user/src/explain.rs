@@ -16,9 +16,9 @@ use sticky_ebpf::steer::steer;
 use crate::group::{self, Target};
 use crate::kernel;
 use crate::listeners;
+use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
-use crate::pool;
 use crate::refusal::Refusal;
 
 /// What one pool does with a client, as `--json` shows it.
@@ -70,7 +70,8 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
     let alive = |slot: Slot| cookies.get(usize::from(slot)).is_some_and(Option::is_some);
     let choice = steer(&config, &table, client, alive);
     let slot = choice.map(|choice| choice.slot);
-    let (outcome, because) = choice.map_or(sticky_ebpf::abi::Outcome::Refused, |choice| choice.outcome).describe();
+    let (outcome, because) =
+        choice.map_or(sticky_ebpf::abi::Outcome::Refused, |choice| choice.outcome).describe();
 
     let masked = config.masks.apply(client);
     let hash = hash(config.seed, masked);

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
@@ -184,7 +184,8 @@ impl Group {
         if !common.is_empty() {
             return Ok(());
         }
-        let programs: HashSet<_> = self.members.iter().flat_map(Member::identities).map(|identity| identity.0).collect();
+        let programs: HashSet<_> =
+            self.members.iter().flat_map(Member::identities).map(|identity| identity.0).collect();
         let difference = if programs.len() > 1 { "different programs" } else { "different users" };
         let who: Vec<_> = self.members.iter().map(Member::programs).collect();
         Err(Refusal::new(
@@ -200,21 +201,30 @@ impl Member {
     /// descriptor of it.
     pub fn fetch(&self) -> Result<OwnedFd> {
         let id = self.listener.pool;
-        let Some(holder) = self.holders.first() else {
-            if !Need::Fetch.met() {
-                return Err(Need::Fetch.refusal().into());
+        let mut failed = None;
+        for holder in &self.holders {
+            match fetch(holder) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failed = Some((holder, error)),
             }
-            return Err(Refusal::new(
+        }
+        Err(match failed {
+            Some((holder, Errno::PERM)) => self.forbidden(holder),
+            Some((holder, error)) => anyhow::Error::new(error)
+                .context(format!("the socket of {id} cannot be fetched from process {}", holder.pid)),
+            None if !Need::Fetch.met() => Need::Fetch.refusal().into(),
+            None => Refusal::new(
                 format!("the process that listens on {id} cannot be seen from here"),
                 "share its PID namespace (Kubernetes: `shareProcessNamespace: true`; podman: `--pid=container:NAME`)",
             )
-            .into());
-        };
-        fetch(holder).map_err(|error| match error {
-            Errno::PERM => self.forbidden(holder),
-            other => anyhow::Error::new(other)
-                .context(format!("the socket of {id} cannot be fetched from process {}", holder.pid)),
+            .into(),
         })
+    }
+
+    /// Whether the processes that held the socket are gone.
+    pub fn is_abandoned(&self) -> bool {
+        !self.holders.is_empty()
+            && self.holders.iter().all(|holder| !Path::new(&format!("/proc/{}", holder.pid)).exists())
     }
 
     fn forbidden(&self, holder: &Holder) -> anyhow::Error {
@@ -223,10 +233,15 @@ impl Member {
         if yama >= 3 || (yama >= 1 && !Need::Fetch.met()) {
             let hint = match yama {
                 3.. => "reboot with `kernel.yama.ptrace_scope` at 2 or below (3 cannot be lowered)",
-                _ => "give sticky CAP_SYS_PTRACE (as root it has it), or set `sysctl kernel.yama.ptrace_scope=0`",
+                _ => {
+                    "give sticky CAP_SYS_PTRACE (as root it has it), or set `sysctl kernel.yama.ptrace_scope=0`"
+                }
             };
             return Refusal::new(
-                format!("Yama (`kernel.yama.ptrace_scope` is {yama}) forbids fetching the socket of process {}", holder.pid),
+                format!(
+                    "Yama (`kernel.yama.ptrace_scope` is {yama}) forbids fetching the socket of process {}",
+                    holder.pid
+                ),
                 hint,
             )
             .into();
@@ -256,7 +271,9 @@ impl Member {
         let mut programs: Vec<_> = self
             .holders
             .iter()
-            .map(|holder| format!("`{}` (process {}, user {})", name(holder.pid), holder.pid, user(holder.pid)))
+            .map(|holder| {
+                format!("`{}` (process {}, user {})", name(holder.pid), holder.pid, user(holder.pid))
+            })
             .collect();
         if programs.len() > 4 {
             let more = programs.len() - 3;
@@ -284,7 +301,8 @@ fn identity(pid: u32) -> Option<(PathBuf, u32)> {
 
 /// A process's short name.
 pub fn name(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".into(), |name| name.trim_end().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "?".into(), |name| name.trim_end().to_owned())
 }
 
 fn user(pid: u32) -> String {

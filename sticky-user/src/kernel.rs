@@ -34,15 +34,11 @@ pub fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf> {
 
 /// The error of loading a program, with the end of what the verifier said about it instead of all.
 pub fn rejected(error: ProgramError) -> anyhow::Error {
-    too_old(match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let tail: Vec<_> = log.trim().lines().rev().take(6).collect();
-            let tail: Vec<_> = tail.into_iter().rev().collect();
-            anyhow::Error::new(io_error).context(format!("the verifier ends with:\n{}\n", tail.join("\n")))
-        }
-        other => other.into(),
-    })
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return too_old(error.into()) };
+    let log = verifier_log.to_string();
+    let lines: Vec<_> = log.trim().lines().collect();
+    let end = lines[lines.len().saturating_sub(6)..].join("\n");
+    too_old(anyhow::Error::new(io_error).context(format!("the verifier ends with:\n{end}\n")))
 }
 
 /// Adds the kernel's age to `error`, when that may be the cause.
@@ -88,8 +84,14 @@ impl Need {
     fn capability(&self) -> (CapabilitySet, &'static str, &'static str) {
         match self {
             Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
-            Self::Hook => (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets"),
-            Self::Fetch => (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "to fetch a socket from a process of another user or of more rights"),
+            Self::Hook => {
+                (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets")
+            }
+            Self::Fetch => (
+                CapabilitySet::SYS_PTRACE,
+                "CAP_SYS_PTRACE",
+                "to fetch a socket from a process of another user or of more rights",
+            ),
         }
     }
 
@@ -106,7 +108,9 @@ impl Need {
         let (_, name, purpose) = self.capability();
         Refusal::new(
             format!("{name} is missing: sticky needs it {purpose}"),
-            format!("run sticky as root (`sudo sticky …`), or add {name} to what it is given (container: `capabilities.add`; systemd: `AmbientCapabilities`)"),
+            format!(
+                "run sticky as root (`sudo sticky …`), or add {name} to what it is given (container: `capabilities.add`; systemd: `AmbientCapabilities`)"
+            ),
         )
     }
 }
@@ -126,13 +130,17 @@ pub fn ensure_bpffs() -> Result<()> {
     if mounted() {
         return Ok(());
     }
-    mount("bpf", BPFFS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).map_err(|error| {
-        Refusal::new(
-            format!("no BPF file system is mounted at `{BPFFS}`, and mounting it failed: {error}"),
-            format!("mount it (`mount -t bpf bpf {BPFFS}`), or hand the host's to the container as a volume"),
-        )
-        .into()
-    })
+    mount("bpf", BPFFS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).map_err(
+        |error| {
+            Refusal::new(
+                format!("no BPF file system is mounted at `{BPFFS}`, and mounting it failed: {error}"),
+                format!(
+                    "mount it (`mount -t bpf bpf {BPFFS}`), or hand the host's to the container as a volume"
+                ),
+            )
+            .into()
+        },
+    )
 }
 
 /// The directory that holds all pools.

@@ -74,7 +74,8 @@ fn dump(protocol: Protocol, family: u8, mut each: impl FnMut(&InetResponse)) -> 
     );
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id: id };
+    let request =
+        InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id: id };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -91,6 +92,7 @@ fn dump(protocol: Protocol, family: u8, mut each: impl FnMut(&InetResponse)) -> 
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
             let length = (message.header.length as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
+            #[expect(clippy::wildcard_enum_match_arm, reason = "there may be more kinds one day")]
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&response),
                 NetlinkPayload::Done(_) => return Ok(()),
@@ -118,7 +120,9 @@ pub fn holders(pids: impl IntoIterator<Item = u32>) -> HashMap<u64, Vec<Holder>>
         for entry in entries.flatten() {
             let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let Ok(target) = fs::read_link(entry.path()) else { continue };
-            let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            let inode = target
+                .to_str()
+                .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             if let Some(inode) = inode {
                 let holders = found.entry(inode).or_default();
                 // A second descriptor of the same process makes it no second holder.

@@ -127,18 +127,23 @@ impl Pool {
         Ok(empty.map(|slot| slot as Slot))
     }
 
-    /// Puts `socket` into `slot` and makes sure that our program steers its group.
+    /// Puts `socket` into `slot`.
     ///
     /// The caller closes `socket`, a duplicate, at once: held longer it would keep a dead worker's listener open.
     pub fn place(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
         let socket = socket.as_fd();
+        self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
+        self.grow(usize::from(slot) + 1)?;
+        self.take_over(socket)
+    }
+
+    /// Makes our program, and no other or older one, steer the group of `socket`, and sets the socket's options.
+    pub fn take_over(&mut self, socket: impl AsFd) -> Result<()> {
+        let socket = socket.as_fd();
         if self.steering.defer_accept && self.id.protocol == id::Protocol::Tcp {
             crate::sys::set_tcp_defer_accept(socket, 1).context("TCP_DEFER_ACCEPT cannot be set")?;
         }
-        self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
-        self.grow(usize::from(slot) + 1)?;
-        steer(&mut self.program, &self.steering)?.attach(socket)?;
-        Ok(())
+        Ok(steer(&mut self.program, &self.steering)?.attach(socket)?)
     }
 
     fn not_placed(&self, error: MapError) -> anyhow::Error {
@@ -176,7 +181,10 @@ pub fn detach(socket: impl AsFd) -> Result<()> {
     match SkReuseport::detach(socket) {
         // ENOENT: no program was attached.
         Err(ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
         other => Ok(other?),
     }
 }
@@ -197,7 +205,9 @@ pub fn directories(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, Path
     let entries = match fs::read_dir(kernel::pools_dir()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(format!("`{}` cannot be read", kernel::pools_dir().display())),
+        Err(error) => {
+            return Err(error).context(format!("`{}` cannot be read", kernel::pools_dir().display()));
+        }
     };
     let mut pools = Vec::new();
     for entry in entries {
@@ -231,7 +241,8 @@ pub fn lock(dir: &Path, id: &PoolId) -> Result<OwnedFd> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
         Err(Errno::WOULDBLOCK) => {
-            let by = owner(dir).map_or_else(|| "another sticky".into(), |pid| format!("sticky, process {pid}"));
+            let by =
+                owner(dir).map_or_else(|| "another sticky".into(), |pid| format!("sticky, process {pid}"));
             Err(Refusal::new(
                 format!("the pool {id} is in use by {by}"),
                 "stop that one first, or leave the pool to it; `sticky status` shows what it does",
@@ -250,7 +261,8 @@ pub fn owner(dir: &Path) -> Option<u32> {
     locks.lines().find_map(|line| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         let (&pid, place) = (fields.get(4)?, fields.get(5)?);
-        (fields.get(1) == Some(&"FLOCK") && place.rsplit(':').next() == Some(&inode)).then(|| pid.parse().ok())?
+        (fields.get(1) == Some(&"FLOCK") && place.rsplit(':').next() == Some(&inode))
+            .then(|| pid.parse().ok())?
     })
 }
 

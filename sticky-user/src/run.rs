@@ -1,16 +1,12 @@
 //! `sticky run`: start a pool of workers, steer each port they listen on, and keep them running.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs;
 use std::hash::{Hash as _, Hasher as _};
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use nix::unistd::User;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use crate::group::Target;
 use crate::kernel::{self, Need};
@@ -25,11 +21,14 @@ mod cgroup;
 pub mod exec;
 mod hooks;
 mod output;
+mod place;
 mod ports;
 mod worker;
 
 use cgroup::Cgroup;
+use hooks::Hooks;
 use output::Output;
+use place::Place;
 use ports::Ports;
 use worker::{Event, FAILING, Worker};
 
@@ -68,12 +67,18 @@ impl Plan {
     fn check(&self) -> Result<()> {
         if let Some(udp) = self.listen.iter().find(|target| target.protocol() == Protocol::Udp) {
             let hint = "open UDP sockets in the workers, with SO_REUSEPORT, and use `sticky attach`";
-            return Err(Refusal::new(format!("`--listen-fds {udp}`: only TCP ports can be passed"), hint).into());
+            return Err(
+                Refusal::new(format!("`--listen-fds {udp}`: only TCP ports can be passed"), hint).into()
+            );
         }
         if let Some(user) = &self.user
             && User::from_name(user)?.is_none()
         {
-            return Err(Refusal::new(format!("there is no user `{user}`"), "`getent passwd` lists the users").into());
+            return Err(Refusal::new(
+                format!("there is no user `{user}`"),
+                "`getent passwd` lists the users",
+            )
+            .into());
         }
         let program = &self.command[0];
         let found = if program.contains('/') {
@@ -106,11 +111,8 @@ struct Run<'a> {
     workers: Vec<Worker>,
     ports: Ports<'a>,
     watch: Watch,
-    cgroup: Cgroup,
-    /// Pipes, the link to the cgroup; locked by this process.
-    dir: PathBuf,
-    _lock: fs::File,
-    _hooks: hooks::Hooks,
+    place: Place,
+    _hooks: Hooks,
     /// Whether a worker of this run ever listened.
     served: bool,
 }
@@ -118,43 +120,64 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Sets everything up, adopts workers that outlived an earlier sticky, and starts none yet.
     fn prepare(plan: &'a Plan) -> Result<Self> {
-        let name = plan.name();
-        let dir = Path::new("/run/sticky").join(&name);
-        fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
-        let lock = lock(&dir, &name)?;
-        let cgroup = run_cgroup(&dir, &name)?;
-        let hooks = hooks::Hooks::attach(&cgroup)?;
-        let watch = Watch::new(false);
+        let place = Place::take(&plan.name())?;
+        match Self::settle(plan, &place) {
+            Ok((workers, hooks)) => {
+                let (ports, watch) = (Ports::new(plan), Watch::new(false));
+                Ok(Self { plan, workers, ports, watch, place, _hooks: hooks, served: false })
+            }
+            Err(error) => {
+                // As it was found: with an earlier sticky's workers in it, it stays.
+                let _ = place.remove();
+                Err(error)
+            }
+        }
+    }
 
+    fn settle(plan: &Plan, place: &Place) -> Result<(Vec<Worker>, Hooks)> {
+        let hooks = Hooks::attach(&place.cgroup)?;
         let mut workers = Vec::new();
         let mut adopted = 0;
         for number in 1..=plan.workers {
-            let cgroup = cgroup.child(&format!("worker-{number}"))?;
-            let mut worker = Worker::new(number, cgroup, Output::new(&dir, number)?);
+            let cgroup = place.cgroup.child(&format!("worker-{number}"))?;
+            let mut worker = Worker::new(number, cgroup, Output::new(&place.dir, number)?);
             adopted += usize::from(worker.adopt()?);
             workers.push(worker);
         }
-        retire(&cgroup, plan.workers);
+        retire(&place.cgroup, plan.workers);
         if adopted > 0 {
             say(format_args!("adopted {adopted} of {} workers that were running", plan.workers));
         }
-        let ports = Ports::new(plan);
-        Ok(Self { plan, workers, ports, watch, cgroup, dir, _lock: lock, _hooks: hooks, served: false })
+        Ok((workers, hooks))
     }
 
     /// Keeps workers and pools going; returns when told to stop, or when there is no use in going on.
     async fn supervise(&mut self, stop: &mut Stop) -> Result<()> {
-        self.served |= self.ports.sync(&self.workers)?;
+        self.look()?;
         loop {
             tokio::select! {
-                () = self.watch.changed() => self.served |= self.ports.sync(&self.workers)?,
+                () = self.watch.changed() => self.look()?,
                 (at, event) = any_event(&mut self.workers) => match event {
-                    Event::Due => self.workers[at].start(self.plan)?,
+                    Event::Due => if let Err(error) = self.workers[at].start(self.plan) {
+                        self.worker_ended(at, &format!("did not start: {error:#}"))?;
+                    },
                     Event::Exited(status) => self.worker_ended(at, &worker::describe(status))?,
                 },
                 () = stop.told() => return Ok(()),
             }
         }
+    }
+
+    /// Brings the pools up to date. What may pass is told and tried again; a refusal ends the run.
+    fn look(&mut self) -> Result<()> {
+        match self.ports.sync(&self.workers) {
+            Ok(served) => self.served |= served,
+            Err(error) if error.chain().any(|cause| cause.is::<Refusal>()) => return Err(error),
+            Err(error) => {
+                say(format_args!("the pools cannot be brought up to date: {error:#}; trying again"))
+            }
+        }
+        Ok(())
     }
 
     fn worker_ended(&mut self, at: usize, how: &str) -> Result<()> {
@@ -165,10 +188,14 @@ impl<'a> Run<'a> {
         let again = if delay.is_zero() { "again now".into() } else { format!("again in {delay:?}") };
         say(format_args!("worker {number} {how}; starting it {again}"));
         if leftovers {
-            say(format_args!("worker {number} left processes behind, which are ended: a worker's command must stay in the foreground"));
+            say(format_args!(
+                "worker {number} left processes behind, which are ended: a worker's command must stay in the foreground"
+            ));
         }
         if worker.failures == FAILING {
-            say(format_args!("worker {number} keeps failing ({FAILING} times in a row); the others serve its clients. Its last output:"));
+            say(format_args!(
+                "worker {number} keeps failing ({FAILING} times in a row); the others serve its clients. Its last output:"
+            ));
             for line in worker.output.recent() {
                 say(format_args!("  {line}"));
             }
@@ -181,7 +208,10 @@ impl<'a> Run<'a> {
 
     /// Ends the workers: SIGTERM, the grace period, SIGKILL.
     async fn stop(mut self, stop: &mut Stop) -> Result<()> {
-        say(format_args!("stopping {} workers", self.workers.iter().filter(|worker| worker.is_running()).count()));
+        say(format_args!(
+            "stopping {} workers",
+            self.workers.iter().filter(|worker| worker.is_running()).count()
+        ));
         for worker in &self.workers {
             worker.cgroup.terminate();
         }
@@ -205,10 +235,7 @@ impl<'a> Run<'a> {
         for worker in self.workers {
             worker.output.finish();
         }
-        self.cgroup.remove().with_context(|| format!("`{}` cannot be removed", self.cgroup.path().display()))?;
-        fs::remove_dir_all(&self.dir)?;
-        // Fails while there are other runs, as it should.
-        let _ = fs::remove_dir("/run/sticky");
+        self.place.remove()?;
         if killed.is_empty() {
             return Ok(());
         }
@@ -216,37 +243,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The run's cgroup: the one an earlier sticky made, if it is still there, else a new one.
-fn run_cgroup(dir: &Path, name: &str) -> Result<Cgroup> {
-    let link = dir.join("cgroup");
-    if let Some(cgroup) = fs::read_link(&link).ok().and_then(Cgroup::existing) {
-        return Ok(cgroup);
-    }
-    let cgroup = Cgroup::below_own(&format!("sticky-{name}"))?;
-    let _ = fs::remove_file(&link);
-    symlink(cgroup.path(), &link)?;
-    Ok(cgroup)
-}
-
 /// Ends workers of an earlier run beyond the number that is wanted now.
 fn retire(cgroup: &Cgroup, workers: usize) {
     for number in workers + 1.. {
         let Some(surplus) = Cgroup::existing(cgroup.path().join(format!("worker-{number}"))) else { break };
         surplus.terminate();
-    }
-}
-
-/// One run of a name at a time.
-fn lock(dir: &Path, name: &str) -> Result<fs::File> {
-    let file = fs::File::open(dir)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Refusal::new(
-            format!("the run `{name}` is active already"),
-            "stop that one first, or give this one another name with `--name`",
-        )
-        .into()),
-        Err(error) => Err(error).with_context(|| format!("`{}` cannot be locked", dir.display())),
     }
 }
 

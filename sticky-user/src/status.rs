@@ -9,9 +9,9 @@ use sticky_ebpf::abi::{Outcome, Slot};
 use crate::group::{self, Group, Member, Target};
 use crate::kernel;
 use crate::listeners;
+use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
-use crate::pool;
 
 /// One pool, as `--json` shows it.
 #[derive(Serialize)]
@@ -48,17 +48,24 @@ struct SlotStatus {
 pub fn pools(target: Option<&Target>) -> Result<Vec<PoolStatus>> {
     let mut found = Vec::new();
     for (id, dir, pins) in pool::read(|id| target.is_none_or(|target| target.names(id)))? {
-        let group = group::find(id.protocol, |other| *other == id, listeners::processes())?.into_iter().next();
+        let group =
+            group::find(id.protocol, |other| *other == id, listeners::processes())?.into_iter().next();
         found.push(pool_status(id, &pins, group.as_ref(), pool::owner(&dir))?);
     }
     Ok(found)
 }
 
-fn pool_status(id: PoolId, pins: &Pins, group: Option<&Group>, followed_by: Option<u32>) -> Result<PoolStatus> {
+fn pool_status(
+    id: PoolId,
+    pins: &Pins,
+    group: Option<&Group>,
+    followed_by: Option<u32>,
+) -> Result<PoolStatus> {
     let members = group.map_or(&[] as &[Member], |group| &group.members);
     let slots = pins.cookies()?.into_iter().zip(0..).map(|(cookie, slot): (_, Slot)| {
         let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
-        let pids: Vec<_> = member.map_or_else(Vec::new, |member| member.holders.iter().map(|h| h.pid).collect());
+        let pids: Vec<_> =
+            member.map_or_else(Vec::new, |member| member.holders.iter().map(|h| h.pid).collect());
         Ok(SlotStatus {
             slot,
             worker: u32::from(slot) + 1,
@@ -70,7 +77,8 @@ fn pool_status(id: PoolId, pins: &Pins, group: Option<&Group>, followed_by: Opti
         })
     });
     let (ipv4_prefix, ipv6_prefix) = pins.config()?.masks.prefixes();
-    let outcomes = Outcome::ALL.map(|outcome| Ok((outcome.describe().0.to_owned(), pins.outcome(outcome)?.into())));
+    let outcomes =
+        Outcome::ALL.map(|outcome| Ok((outcome.describe().0.to_owned(), pins.outcome(outcome)?.into())));
     Ok(PoolStatus {
         id,
         protocol: id.protocol.to_string(),

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::RawTracePoint;
-use aya::Ebpf;
 use sticky_ebpf::abi::maps;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,7 +17,8 @@ use crate::say::say;
 use crate::sys;
 
 /// How long after an event to look again: it comes just before the socket can be found, or just before it is gone.
-const SETTLE: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
+const SETTLE: [Duration; 3] =
+    [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
 /// How often to look when nothing was said: an event can be lost.
 const IDLE: Duration = Duration::from_secs(5);
 /// How often to look when there are no events.

@@ -18,7 +18,8 @@ fn to() -> SocketAddr {
 }
 
 fn worker() -> Process {
-    let process = Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
+    let process =
+        Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
     process.wait_for("listening");
     process
 }
@@ -35,7 +36,8 @@ fn meet(count: usize) -> HashMap<IpAddr, u32> {
 fn slot_of(pid: u32) -> usize {
     let pool = pool("3000");
     let slots = pool["slots"].as_array().expect("slots");
-    let holds = |slot: &serde_json::Value| slot["pids"].as_array().is_some_and(|pids| pids.contains(&pid.into()));
+    let holds =
+        |slot: &serde_json::Value| slot["pids"].as_array().is_some_and(|pids| pids.contains(&pid.into()));
     slots.iter().position(holds).unwrap_or_else(|| panic!("{pid} has no slot in {pool:#?}"))
 }
 
@@ -146,7 +148,9 @@ fn nginx_and_its_reload() {
     nginx.signal(Signal::HUP);
     nginx.wait_for_nth("start worker process ", 7);
     let old: HashSet<_> = before.iter().cloned().collect();
-    let after = eventually("only new workers answer", || Some(meet()).filter(|now| now.iter().all(|pid| !old.contains(pid))));
+    let after = eventually("only new workers answer", || {
+        Some(meet()).filter(|now| now.iter().all(|pid| !old.contains(pid)))
+    });
     // The same sockets, so the same clients together, at new processes.
     for (a, b) in (0..clients.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
         assert_eq!(before[a] == before[b], after[a] == after[b], "{} and {}", clients[a], clients[b]);

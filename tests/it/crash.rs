@@ -47,11 +47,17 @@ fn load(stop: &AtomicBool, visits: &Mutex<Vec<Visit>>) {
             scope.spawn(move || {
                 let pace = Duration::from_secs(1) * THREADS as u32 / RATE;
                 let mut next = Instant::now();
-                let mut clients = (1..=CLIENTS).filter(|n| n % THREADS == thread).map(loopback).collect::<Vec<_>>().into_iter().cycle();
+                let mut clients = (1..=CLIENTS)
+                    .filter(|n| n % THREADS == thread)
+                    .map(loopback)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .cycle();
                 while !stop.load(Ordering::Relaxed) {
                     let client = clients.next().expect("an endless row");
                     let answer = hear(client, to()).map_err(|error| error.to_string());
-                    let answer = answer.and_then(|text| text.parse().map_err(|_| format!("cut short: {text:?}")));
+                    let answer =
+                        answer.and_then(|text| text.parse().map_err(|_| format!("cut short: {text:?}")));
                     visits.lock().expect("no thread panics").push(Visit { client, answer });
                     next += pace;
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -66,14 +72,19 @@ fn only_clients_of_a_killed_worker_move() {
     let _net = net::isolate();
     let sticky = start_sticky(&["run", "-w", "4", "--", "python3", &app("name.py"), "0.0.0.0", "3000"]);
     sticky.wait_for("is complete");
-    let slot_of: HashMap<u64, usize> = pids(&pool("3000")).into_iter().enumerate().map(|(slot, pid)| (pid.expect("live"), slot)).collect();
-    let home: HashMap<IpAddr, usize> =
-        (1..=CLIENTS).map(loopback).map(|client| (client, slot_of[&hear(client, to()).expect("an answer").parse::<u64>().expect("a PID")])).collect();
+    let slot_of: HashMap<u64, usize> =
+        pids(&pool("3000")).into_iter().enumerate().map(|(slot, pid)| (pid.expect("live"), slot)).collect();
+    let home: HashMap<IpAddr, usize> = (1..=CLIENTS)
+        .map(loopback)
+        .map(|client| {
+            (client, slot_of[&hear(client, to()).expect("an answer").parse::<u64>().expect("a PID")])
+        })
+        .collect();
 
     let (stop, visits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     // Every process that ever had the slot.
     let mut ever: Vec<HashSet<u64>> = vec![HashSet::new(); WORKERS];
-    let mut killed = vec![0; WORKERS];
+    let mut killed = [0; WORKERS];
     let began = Instant::now();
     std::thread::scope(|scope| {
         let loading = scope.spawn(|| load(&stop, &visits));
@@ -85,7 +96,9 @@ fn only_clients_of_a_killed_worker_move() {
             let slot = kills % WORKERS;
             let victim = now[slot].expect("a live worker");
             let so_far = visits.lock().expect("no thread panics").len();
-            eventually("load between the kills", || (visits.lock().expect("no thread panics").len() > so_far + 100).then_some(()));
+            eventually("load between the kills", || {
+                (visits.lock().expect("no thread panics").len() > so_far + 100).then_some(())
+            });
             kill(victim);
             killed[slot] += 1;
             eventually("the slot's new worker", || pids(&pool("3000"))[slot].filter(|pid| *pid != victim));
@@ -116,7 +129,12 @@ fn only_clients_of_a_killed_worker_move() {
     }
     // Each worker serves one connection at a time, so one is all that a kill can cut off.
     for slot in 0..WORKERS {
-        assert!(failed[slot].len() <= killed[slot], "slot {slot}, {} kills: {:?}", killed[slot], failed[slot]);
+        assert!(
+            failed[slot].len() <= killed[slot],
+            "slot {slot}, {} kills: {:?}",
+            killed[slot],
+            failed[slot]
+        );
     }
     assert!(moved > 0, "the others served no client of the killed workers: were they killed under load?");
     for (client, slot) in home {
@@ -169,7 +187,8 @@ fn waiting_connections_of_a_killed_worker_are_answered_by_another() {
     send(victim, Signal::STOP);
     // Stopped inside accept, it may still take the first connection; that one is its own.
     let accepted = dial(clients[0], to()).expect("a connection");
-    let waiting: Vec<_> = (0..40).map(|n| dial(clients[n % clients.len()], to()).expect("a connection")).collect();
+    let waiting: Vec<_> =
+        (0..40).map(|n| dial(clients[n % clients.len()], to()).expect("a connection")).collect();
     let slot = pids(&pool("3000")).iter().position(|pid| *pid == Some(victim)).expect("a slot");
     assert_eq!(outcome(&pool("3000"), "migrated"), 0);
     assert!(pool("3000")["slots"][slot]["waiting"].as_u64() >= Some(40));

@@ -8,5 +8,6 @@ mod crash;
 mod harness;
 mod refusals;
 mod run;
+mod socketio;
 mod state;
 mod steering;

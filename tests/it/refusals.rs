@@ -42,7 +42,12 @@ fn no_listener() {
         &["sticky: nothing listens on port 3000 in this network namespace"],
         "start the server first",
     );
-    refused(&[], &["attach", "127.0.0.9:3000"], &["nothing listens on 127.0.0.9:3000"], "start the server first");
+    refused(
+        &[],
+        &["attach", "127.0.0.9:3000"],
+        &["nothing listens on 127.0.0.9:3000"],
+        "start the server first",
+    );
     refused(&[], &["attach", "udp:3000"], &["nothing listens on UDP port 3000"], "start the server first");
 }
 
@@ -140,7 +145,9 @@ fn a_missing_capability_is_named() {
     refused(
         &without("-sys_ptrace"),
         &["attach", "3000"],
-        &["CAP_SYS_PTRACE is missing: sticky needs it to fetch a socket from a process of another user or of more rights"],
+        &[
+            "CAP_SYS_PTRACE is missing: sticky needs it to fetch a socket from a process of another user or of more rights",
+        ],
         "run sticky as root (`sudo sticky …`), or add CAP_SYS_PTRACE",
     );
 }
@@ -170,7 +177,12 @@ fn a_pool_that_is_in_use() {
         refused(&[], command, &[&in_use], "stop that one first");
     }
     let app = app("name.py");
-    refused(&[], &["run", "-w", "2", "--", "python3", &app, "0.0.0.0", "3000"], &[&in_use], "stop that one first");
+    refused(
+        &[],
+        &["run", "-w", "2", "--", "python3", &app, "0.0.0.0", "3000"],
+        &[&in_use],
+        "stop that one first",
+    );
 }
 
 #[test]
@@ -180,7 +192,12 @@ fn a_run_that_is_active() {
     let arguments = ["run", "-w", "2", "--", "python3", &app, "0.0.0.0", "3000"];
     let first = start_sticky(&arguments);
     first.wait_for("is complete");
-    refused(&[], &arguments, &["the run `python3-", "is active already"], "stop that one first, or give this one another name");
+    refused(
+        &[],
+        &arguments,
+        &["the run `python3-", "is active already"],
+        "stop that one first, or give this one another name",
+    );
     let named = ["run", "-w", "2", "--name", "second", "--", "python3", &app, "0.0.0.0", "3000"];
     refused(&[], &named, &["the pool 0.0.0.0:3000 is in use by sticky, process "], "stop that one first");
 }
@@ -188,13 +205,23 @@ fn a_run_that_is_active() {
 #[test]
 fn nothing_to_detach() {
     let _net = net::isolate();
-    refused(&[], &["detach", "3000"], &["port 3000 is steered by nobody here"], "`sticky status` lists the pools");
+    refused(
+        &[],
+        &["detach", "3000"],
+        &["port 3000 is steered by nobody here"],
+        "`sticky status` lists the pools",
+    );
 }
 
 #[test]
 fn nothing_to_explain() {
     let _net = net::isolate();
-    refused(&[], &["explain", "10.0.0.1"], &["no pool takes connections from 10.0.0.1"], "`sticky status` lists the pools");
+    refused(
+        &[],
+        &["explain", "10.0.0.1"],
+        &["no pool takes connections from 10.0.0.1"],
+        "`sticky status` lists the pools",
+    );
 }
 
 #[test]
@@ -207,14 +234,20 @@ for _ in range(257):
 print('listening', flush=True); time.sleep(1000)";
     let many = Process::start(Command::new("python3").args(["-c", program]));
     many.wait_for("listening");
-    refused(&[], &["attach", "3000"], &["0.0.0.0:3000 has 257 sockets; a pool has at most 256 slots"], "run fewer workers");
+    refused(
+        &[],
+        &["attach", "3000"],
+        &["0.0.0.0:3000 has 257 sockets; a pool has at most 256 slots"],
+        "run fewer workers",
+    );
 }
 
 #[test]
 fn cgroup2_missing_or_read_only() {
     let _net = net::isolate();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let cgroup2 = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+    let cgroup2 =
+        mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
     let cgroup2 = cgroup2.expect("cgroup2 is mounted");
     let other_ways = "start the workers yourself, each with SO_REUSEPORT, and use `sticky attach`";
     let script = |change: String| format!("{change} && exec \"$0\" \"$@\"");
@@ -250,10 +283,30 @@ fn no_bpffs_and_no_right_to_mount_it() {
 #[test]
 fn commands_and_users_that_do_not_exist() {
     let _net = net::isolate();
-    refused(&[], &["run", "--", "no-such-command"], &["there is no command `no-such-command`"], "check the spelling");
-    refused(&[], &["run", "--", "/no/such/file"], &["there is no command `/no/such/file`"], "check the spelling");
-    refused(&[], &["run", "--user", "nobody-at-all", "--", "true"], &["there is no user `nobody-at-all`"], "`getent passwd`");
-    refused(&[], &["run", "--listen-fds", "udp:53", "--", "true"], &["only TCP ports can be passed"], "open UDP sockets");
+    refused(
+        &[],
+        &["run", "--", "no-such-command"],
+        &["there is no command `no-such-command`"],
+        "check the spelling",
+    );
+    refused(
+        &[],
+        &["run", "--", "/no/such/file"],
+        &["there is no command `/no/such/file`"],
+        "check the spelling",
+    );
+    refused(
+        &[],
+        &["run", "--user", "nobody-at-all", "--", "true"],
+        &["there is no user `nobody-at-all`"],
+        "`getent passwd`",
+    );
+    refused(
+        &[],
+        &["run", "--listen-fds", "udp:53", "--", "true"],
+        &["only TCP ports can be passed"],
+        "open UDP sockets",
+    );
 }
 
 #[test]

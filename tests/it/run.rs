@@ -48,12 +48,24 @@ fn an_unmodified_python_server() {
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("page"), "hello").expect("a file");
     let folder_name = folder.to_str().expect("UTF-8");
-    let sticky = start_sticky(&["run", "-w", "4", "--", "python3", "-m", "http.server", "--directory", folder_name, "3000"]);
+    let sticky = start_sticky(&[
+        "run",
+        "-w",
+        "4",
+        "--",
+        "python3",
+        "-m",
+        "http.server",
+        "--directory",
+        folder_name,
+        "3000",
+    ]);
     sticky.wait_for("0.0.0.0:3000 is complete: 4 workers");
     assert_eq!(answers("/page", 3000), HashSet::from(["hello".to_owned()]));
     let pool = pool("3000");
     assert_eq!(outcome(&pool, "table"), 64);
-    let used = pool["slots"].as_array().expect("slots").iter().filter(|slot| slot["connections"] != 0).count();
+    let used =
+        pool["slots"].as_array().expect("slots").iter().filter(|slot| slot["connections"] != 0).count();
     assert_eq!(used, 4, "{pool:#?}");
     drop(sticky);
     let _ = fs::remove_dir_all(folder);
@@ -72,7 +84,8 @@ fn every_port_is_a_pool() {
     assert_eq!(answers("/", 4000).len(), 1);
     assert_eq!(outcome(&pool("4000"), "table"), 64);
     // The sockets on port 0 are nobody's pool.
-    let complaints: Vec<_> = sticky.lines().into_iter().filter(|line| line.contains("gets no connections")).collect();
+    let complaints: Vec<_> =
+        sticky.lines().into_iter().filter(|line| line.contains("gets no connections")).collect();
     assert!(complaints.is_empty(), "{complaints:?}");
 }
 
@@ -82,7 +95,10 @@ fn a_worker_gets_its_slot_back() {
     let sticky = start_sticky(&["run", "-w", "3", "--", "node", &app("http.js")]);
     sticky.wait_for("is complete");
     let before = pids(&pool("3000"));
-    let client = (1..=64).map(loopback).find(|client| get(*client, port(3000), "/").expect("an answer") == "worker: 2").expect("a client of worker 2");
+    let client = (1..=64)
+        .map(loopback)
+        .find(|client| get(*client, port(3000), "/").expect("an answer") == "worker: 2")
+        .expect("a client of worker 2");
     let victim = before[1].expect("a PID");
     Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill");
     sticky.wait_for("worker 2 was killed by signal 9; starting it again now");
@@ -150,7 +166,19 @@ while True:
     connection.sendall((os.environ['STICKY_WORKER'] + ' ' + str(b.getsockname()[1])).encode())
     connection.close()
 ";
-    let arguments = ["run", "-w", "3", "--listen-fds", "127.0.0.1:3000", "--listen-fds", "4000", "--", "python3", "-c", program];
+    let arguments = [
+        "run",
+        "-w",
+        "3",
+        "--listen-fds",
+        "127.0.0.1:3000",
+        "--listen-fds",
+        "4000",
+        "--",
+        "python3",
+        "-c",
+        program,
+    ];
     let sticky = start_sticky(&arguments);
     sticky.wait_for("127.0.0.1:3000 is complete: 3 workers");
     sticky.wait_for("[::]:4000 is complete: 3 workers");
@@ -179,7 +207,10 @@ fn deferred_connections_reach_a_worker_with_their_request() {
     // Connected, and nothing sent: no worker has it yet.
     let silent = crate::harness::client::dial(loopback(1), port(3000)).expect("a connection");
     assert_eq!(answers("/", 3000).len(), 2);
-    let option = Command::new("ss").args(["-tnH", "state", "established", "sport", "=", ":3000"]).output().expect("ss (iproute2)");
+    let option = Command::new("ss")
+        .args(["-tnH", "state", "established", "sport", "=", ":3000"])
+        .output()
+        .expect("ss (iproute2)");
     assert_eq!(String::from_utf8_lossy(&option.stdout).trim(), "", "the silent connection was accepted");
     drop(silent);
 }
@@ -187,7 +218,8 @@ fn deferred_connections_reach_a_worker_with_their_request() {
 #[test]
 fn a_stranger_on_the_port_gets_nothing() {
     let _net = net::isolate();
-    let stranger = Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
+    let stranger =
+        Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
     stranger.wait_for("listening");
     let sticky = start_sticky(&["run", "-w", "2", "--", "python3", &app("name.py"), "0.0.0.0", "3000"]);
     sticky.wait_for("is complete: 2 workers");

@@ -21,7 +21,8 @@ fn meet() -> HashMap<IpAddr, String> {
 
 fn workers(count: usize) -> Vec<Process> {
     let start = |_| {
-        let process = Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
+        let process =
+            Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "3000", "reuseport"]));
         process.wait_for("listening");
         process
     };
@@ -83,7 +84,9 @@ fn workers_outlive_a_killed_run_and_the_next_adopts_them() {
     }
     eventually("the program is gone", || (!is_loaded(program)).then_some(()));
     let runs = fs::read_dir("/run/sticky").into_iter().flatten().flatten();
-    let namespace_run = runs.filter(|entry| fs::read_link(entry.path().join("cgroup")).is_ok_and(|path| path == cgroup)).count();
+    let namespace_run = runs
+        .filter(|entry| fs::read_link(entry.path().join("cgroup")).is_ok_and(|path| path == cgroup))
+        .count();
     assert_eq!(namespace_run, 0, "the run's folder is left");
 }
 
@@ -92,7 +95,11 @@ fn cgroup_of(pid: Option<u64>) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{}/cgroup", pid.expect("a PID"))).expect("a process");
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup2 path");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let root = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4)).expect("cgroup2");
+    let root = mounts
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .and_then(|line| line.split(' ').nth(4))
+        .expect("cgroup2");
     let worker = Path::new(root).join(path);
     assert!(worker.ends_with("worker-1"), "{}", worker.display());
     worker.parent().expect("a parent").to_owned()
@@ -147,7 +154,8 @@ fn detach_leaves_nothing() {
     eventually("the program is gone", || (!is_loaded(program)).then_some(()));
     // The kernel spreads connections by port again: one client meets several workers.
     let to = SocketAddr::from(([127, 0, 0, 1], 3000));
-    let met: std::collections::HashSet<_> = (0..64).map(|_| hear(loopback(1), to).expect("an answer")).collect();
+    let met: std::collections::HashSet<_> =
+        (0..64).map(|_| hear(loopback(1), to).expect("an answer")).collect();
     assert!(met.len() > 1, "still one worker for one client");
 }
 
@@ -165,6 +173,21 @@ fn state_of_another_version_is_refused_and_can_be_given_back() {
     assert!(error.contains("hint: give the pool back with `sticky detach`"), "{error}");
     sticky_ok(&["detach", "3000"]);
     sticky_ok(&["attach", "3000", "--once"]);
+}
+
+#[test]
+fn adopting_replaces_the_program() {
+    let _net = net::isolate();
+    let _workers = workers(2);
+    sticky_ok(&["attach", "3000", "--once"]);
+    let first = program_id();
+    let sticky = start_sticky(&["attach", "3000", "--trace"]);
+    sticky.wait_for("is adopted: 2 workers");
+    assert_ne!(program_id(), first);
+    meet();
+    // Only the new program traces.
+    sticky.wait_for("trace: ::ffff:127.1.0.1 gets slot");
+    eventually("the old program is gone", || (!is_loaded(first)).then_some(()));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::harness::app;
 use crate::harness::client::{hear, loopback};
 use crate::harness::net;
 use crate::harness::process::{Process, outcome, pool, start_sticky, sticky_ok};
-use crate::harness::app;
 
 const CLIENTS: usize = 64;
 const CONNECTIONS: usize = 50;
@@ -43,7 +43,8 @@ fn check(met: &HashMap<IpAddr, u64>, times: usize) {
     for other in ["next", "fallback", "migrated", "refused", "no_address"] {
         assert_eq!(outcome(&pool, other), 0, "{pool:#?}");
     }
-    let per_slot: u64 = pool["slots"].as_array().expect("slots").iter().filter_map(|slot| slot["connections"].as_u64()).sum();
+    let per_slot: u64 =
+        pool["slots"].as_array().expect("slots").iter().filter_map(|slot| slot["connections"].as_u64()).sum();
     assert_eq!(per_slot, (met.len() * times) as u64, "{pool:#?}");
     assert_eq!(met.values().collect::<HashSet<_>>().len(), 4, "not all workers were used");
     for (client, pid) in met {
@@ -75,7 +76,8 @@ fn ipv6() {
     let _net = net::isolate();
     net::ipv6_addresses(CLIENTS);
     let _sticky = run_workers("::", &[]);
-    let clients: Vec<IpAddr> = (1..=CLIENTS as u16).map(|n| Ipv6Addr::new(0xfd00, 0, 0, n, 0, 0, 0, 1).into()).collect();
+    let clients: Vec<IpAddr> =
+        (1..=CLIENTS as u16).map(|n| Ipv6Addr::new(0xfd00, 0, 0, n, 0, 0, 0, 1).into()).collect();
     check(&meet(&clients, "[::1]:3000", CONNECTIONS), CONNECTIONS);
 }
 
@@ -84,7 +86,8 @@ fn addresses_of_one_64_prefix_are_one_client() {
     let _net = net::isolate();
     net::ipv6_addresses(CLIENTS);
     let mut sticky = run_workers("::", &[]);
-    let clients: Vec<IpAddr> = (1..=CLIENTS as u16).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n).into()).collect();
+    let clients: Vec<IpAddr> =
+        (1..=CLIENTS as u16).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n).into()).collect();
     let met = meet(&clients, "[::1]:3000", CONNECTIONS);
     assert_eq!(met.values().collect::<HashSet<_>>().len(), 1, "one /64 met several workers");
     assert_eq!(outcome(&pool("3000"), "table"), (CLIENTS * CONNECTIONS) as u64);

@@ -3,8 +3,8 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::{SkReuseportContext, SockContext};

@@ -96,7 +96,15 @@ mod tests {
             assert!(!id.dir_name().contains('.'), "{}", id.dir_name());
             assert_eq!(PoolId::from_dir_name(&id.dir_name()), Some(id));
         }
-        for name in ["", "tcp", "tcp-0_0_0_0-3000", "tcp-x-1-net1", "tcp-::-1-net1-if0", "tcp-::-1-net1-if1-x", "sctp-::-1-net1"] {
+        for name in [
+            "",
+            "tcp",
+            "tcp-0_0_0_0-3000",
+            "tcp-x-1-net1",
+            "tcp-::-1-net1-if0",
+            "tcp-::-1-net1-if1-x",
+            "sctp-::-1-net1",
+        ] {
             assert_eq!(PoolId::from_dir_name(name), None, "{name}");
         }
     }

@@ -122,7 +122,10 @@ pub fn random_seed() -> Result<Seed> {
 /// The refusal for state that another version of sticky left.
 pub fn version_mismatch(dir: &Path, version: u32) -> Refusal {
     Refusal::new(
-        format!("the state in `{}` has version {version}; this sticky reads version {VERSION}", dir.display()),
+        format!(
+            "the state in `{}` has version {version}; this sticky reads version {VERSION}",
+            dir.display()
+        ),
         "give the pool back with `sticky detach` (clients may change workers once), then start again",
     )
 }

@@ -1,5 +1,6 @@
 //! Who sits in a pool's slots, and the changes that are worth a word.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
@@ -64,7 +65,11 @@ impl Slots {
         for member in members {
             let cookie = member.listener.cookie;
             if let Some(slot) = cookies.iter().position(|now| *now == Some(cookie)) {
-                self.occupants.entry(slot as Slot).or_insert_with(|| (cookie, member.programs()));
+                if let Entry::Vacant(unknown) = self.occupants.entry(slot as Slot) {
+                    // Placed by an earlier sticky, whose program ours replaces.
+                    pool.take_over(member.fetch()?)?;
+                    unknown.insert((cookie, member.programs()));
+                }
                 continue;
             }
             if self.outside.contains(&cookie) {
@@ -110,12 +115,9 @@ fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     let Some(slot) = slot else {
         anyhow::bail!("all {MAX_SLOTS} slots are taken");
     };
-    if member.holders.iter().all(|holder| !alive(holder.pid)) && !member.holders.is_empty() {
-        return Ok(None);
-    }
     let socket = match member.fetch() {
         Ok(socket) => socket,
-        Err(_) if member.holders.iter().all(|holder| !alive(holder.pid)) => return Ok(None),
+        Err(_) if member.is_abandoned() => return Ok(None),
         Err(error) => return Err(error),
     };
     if !rustix::net::sockopt::socket_reuseport(&socket)? {
@@ -123,8 +125,4 @@ fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     }
     pool.place(slot, &socket)?;
     Ok(Some(slot))
-}
-
-fn alive(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

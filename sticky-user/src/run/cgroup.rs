@@ -19,15 +19,27 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// A cgroup of this name below the one this process is in, where systemd or a container wants it.
-    pub fn below_own(name: &str) -> Result<Self> {
-        let own = own()?;
-        let path = own.join(name);
-        match fs::create_dir(&path) {
-            Ok(()) => Ok(Self { path }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Self { path }),
-            Err(error) => Err(not_writable(&own, &error).into()),
-        }
+    /// The cgroup this process is in: below it, where systemd or a container wants them, ours are made.
+    pub fn own() -> Result<Self> {
+        let mounts =
+            fs::read_to_string("/proc/self/mountinfo").context("`/proc/self/mountinfo` cannot be read")?;
+        // "36 25 0:32 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", proc_pid_mountinfo(5).
+        let mounted = mounts.lines().find_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4))?
+        });
+        let Some(mounted) = mounted else {
+            return Err(Refusal::new(
+                "cgroup2 is not mounted; `sticky run` keeps its workers in a cgroup",
+                format!("mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or {OTHER_WAYS}"),
+            )
+            .into());
+        };
+        let lines = fs::read_to_string("/proc/self/cgroup").context("`/proc/self/cgroup` cannot be read")?;
+        let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let own = Path::new(mounted).join(path);
+        // A container may see its own part of the tree as the whole.
+        Ok(Self { path: if own.is_dir() { own } else { mounted.into() } })
     }
 
     /// An existing cgroup.
@@ -39,7 +51,9 @@ impl Cgroup {
     pub fn child(&self, name: &str) -> Result<Self> {
         let path = self.path.join(name);
         match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(not_writable(&self.path, &error).into()),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(not_writable(&self.path, &error).into())
+            }
             _ => Ok(Self { path }),
         }
     }
@@ -103,33 +117,14 @@ impl Cgroup {
     }
 }
 
-/// The cgroup2 directory this process is in.
-fn own() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("`/proc/self/mountinfo` cannot be read")?;
-    // "36 25 0:32 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", proc_pid_mountinfo(5).
-    let mounted = mounts.lines().find_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4))?
-    });
-    let Some(mounted) = mounted else {
-        return Err(Refusal::new(
-            "cgroup2 is not mounted; `sticky run` keeps its workers in a cgroup",
-            format!("mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or {OTHER_WAYS}"),
-        )
-        .into());
-    };
-    let lines = fs::read_to_string("/proc/self/cgroup").context("`/proc/self/cgroup` cannot be read")?;
-    let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let own = Path::new(mounted).join(path);
-    // A container may see its own part of the tree as the whole.
-    Ok(if own.is_dir() { own } else { mounted.into() })
-}
-
 const OTHER_WAYS: &str = "start the workers yourself, each with SO_REUSEPORT, and use `sticky attach`";
 
 fn not_writable(path: &Path, error: &io::Error) -> Refusal {
     Refusal::new(
-        format!("no cgroup can be made in `{}`: {error}; `sticky run` keeps its workers in one", path.display()),
+        format!(
+            "no cgroup can be made in `{}`: {error}; `sticky run` keeps its workers in one",
+            path.display()
+        ),
         format!(
             "run sticky as root; in a container mount cgroup2 read-write (Kubernetes: `privileged`; podman: \
              `--security-opt unmask=/sys/fs/cgroup`); under systemd set `Delegate=yes`; or {OTHER_WAYS}"

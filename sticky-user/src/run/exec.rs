@@ -20,7 +20,12 @@ use crate::group::Target;
 const LISTEN_FDS_START: i32 = 3;
 
 /// Joins the cgroup, opens the sockets, becomes the user, and then the command. Returns only with the error.
-pub fn become_worker(cgroup: &Path, user: Option<&str>, sockets: &[Target], command: &[String]) -> anyhow::Error {
+pub fn become_worker(
+    cgroup: &Path,
+    user: Option<&str>,
+    sockets: &[Target],
+    command: &[String],
+) -> anyhow::Error {
     match prepare(cgroup, user, sockets, command) {
         Ok((mut command, sockets)) => {
             let error = command.exec();
@@ -31,16 +36,27 @@ pub fn become_worker(cgroup: &Path, user: Option<&str>, sockets: &[Target], comm
     }
 }
 
-fn prepare(cgroup: &Path, user: Option<&str>, sockets: &[Target], words: &[String]) -> Result<(Command, Vec<OwnedFd>)> {
+fn prepare(
+    cgroup: &Path,
+    user: Option<&str>,
+    sockets: &[Target],
+    words: &[String],
+) -> Result<(Command, Vec<OwnedFd>)> {
     let procs = cgroup.join("cgroup.procs");
     fs::write(&procs, "0").with_context(|| format!("`{}` cannot be written", procs.display()))?;
 
     let (program, arguments) = words.split_first().context("no command")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let sockets = sockets.iter().zip(LISTEN_FDS_START..).map(|(target, fd)| open(target, fd)).collect::<Result<Vec<_>>>()?;
+    let sockets = sockets
+        .iter()
+        .zip(LISTEN_FDS_START..)
+        .map(|(target, fd)| open(target, fd))
+        .collect::<Result<Vec<_>>>()?;
     if !sockets.is_empty() {
-        command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_PID", std::process::id().to_string());
+        command
+            .env("LISTEN_FDS", sockets.len().to_string())
+            .env("LISTEN_PID", std::process::id().to_string());
     }
     if let Some(name) = user {
         become_user(name)?;
@@ -51,7 +67,8 @@ fn prepare(cgroup: &Path, user: Option<&str>, sockets: &[Target], words: &[Strin
 /// A listening socket with SO_REUSEPORT as descriptor `fd`, which stays open across exec.
 fn open(target: &Target, fd: i32) -> Result<OwnedFd> {
     let six = Path::new("/proc/net/if_inet6").exists();
-    let ip = target.ip().unwrap_or(if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() });
+    let ip =
+        target.ip().unwrap_or(if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() });
     let family = match ip {
         IpAddr::V4(_) => AddressFamily::INET,
         IpAddr::V6(_) => AddressFamily::INET6,
@@ -65,7 +82,8 @@ fn open(target: &Target, fd: i32) -> Result<OwnedFd> {
     if family == AddressFamily::INET6 && ip.is_unspecified() {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
-    bind(&socket, &SocketAddr::new(ip, target.port())).with_context(|| format!("{target} cannot be bound"))?;
+    bind(&socket, &SocketAddr::new(ip, target.port()))
+        .with_context(|| format!("{target} cannot be bound"))?;
     listen(&socket, 4096).with_context(|| format!("{target} cannot be listened on"))?;
     Ok(socket)
 }
@@ -73,6 +91,8 @@ fn open(target: &Target, fd: i32) -> Result<OwnedFd> {
 fn become_user(name: &str) -> Result<()> {
     let user = User::from_name(name)?.with_context(|| format!("there is no user `{name}`"))?;
     let groups = std::ffi::CString::new(name)?;
-    initgroups(&groups, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid))
+    initgroups(&groups, user.gid)
+        .and_then(|()| setgid(user.gid))
+        .and_then(|()| setuid(user.uid))
         .with_context(|| format!("this process may not become user `{name}`"))
 }

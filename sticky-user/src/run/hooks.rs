@@ -20,12 +20,14 @@ impl Hooks {
         let mut programs = kernel::load(&mut kernel::loader(false))?;
         let dir = File::open(cgroup.path())?;
         for name in ["bind4", "bind6"] {
-            let program: &mut CgroupSockAddr =
-                programs.program_mut(name).with_context(|| format!("the object has no program `{name}`"))?.try_into()?;
+            let program: &mut CgroupSockAddr = programs
+                .program_mut(name)
+                .with_context(|| format!("the object has no program `{name}`"))?
+                .try_into()?;
             program.load().map_err(kernel::rejected)?;
-            program
-                .attach(&dir, CgroupAttachMode::Single)
-                .with_context(|| format!("the hook `{name}` cannot be attached to `{}`", cgroup.path().display()))?;
+            program.attach(&dir, CgroupAttachMode::Single).with_context(|| {
+                format!("the hook `{name}` cannot be attached to `{}`", cgroup.path().display())
+            })?;
         }
         Ok(Self { _programs: programs })
     }

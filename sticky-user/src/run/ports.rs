@@ -34,8 +34,10 @@ impl<'a> Ports<'a> {
 
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
     pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
-        let owners: HashMap<u32, usize> =
-            workers.iter().flat_map(|worker| worker.cgroup.processes().into_iter().map(|pid| (pid, worker.number))).collect();
+        let owners: HashMap<u32, usize> = workers
+            .iter()
+            .flat_map(|worker| worker.cgroup.processes().into_iter().map(|pid| (pid, worker.number)))
+            .collect();
         let groups = group::find(Protocol::Tcp, |_| true, owners.keys().copied())?;
         for group in &groups {
             let ours = group.members.iter().any(|member| !member.holders.is_empty());
@@ -76,7 +78,10 @@ impl Port {
             match change {
                 Change::Joined(..) | Change::Left(..) => {}
                 Change::Outside(member, why) => {
-                    say(format_args!("a socket on {id} gets no connections: {why} (inode {})", member.listener.inode));
+                    say(format_args!(
+                        "a socket on {id} gets no connections: {why} (inode {})",
+                        member.listener.inode
+                    ));
                 }
             }
         }
@@ -92,5 +97,6 @@ impl Port {
 /// Whether the sockets of a group can be told to share the port: a worker's port 0 cannot, and stays its own.
 fn shares_port(members: &[Member]) -> bool {
     let ours = members.iter().find(|member| !member.holders.is_empty());
-    ours.and_then(|member| member.fetch().ok()).is_some_and(|socket| rustix::net::sockopt::socket_reuseport(&socket).unwrap_or(false))
+    ours.and_then(|member| member.fetch().ok())
+        .is_some_and(|socket| rustix::net::sockopt::socket_reuseport(&socket).unwrap_or(false))
 }

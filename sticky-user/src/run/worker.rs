@@ -61,7 +61,11 @@ impl Worker {
     pub fn adopt(&mut self) -> Result<bool> {
         let Some(pid) = self.cgroup.main_process() else { return Ok(false) };
         let Ok(process) = pidfd(pid) else { return Ok(false) };
-        self.state = State::Running { process: sys::watch(process, Interest::READABLE)?, child: None, since: Instant::now() };
+        self.state = State::Running {
+            process: sys::watch(process, Interest::READABLE)?,
+            child: None,
+            since: Instant::now(),
+        };
         Ok(true)
     }
 

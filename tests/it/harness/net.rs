@@ -1,12 +1,15 @@
 //! A network namespace for each test: it goes with the test's thread and processes, however they end.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 
 use super::process::run_sticky;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
-/// The test's network namespace. Dropped, which is last when it was made first, it takes its pools away.
+/// The test's network namespace. Dropped, which is last when it was made first, it takes away its pools, and the
+/// processes that a test left there which did not reach its end.
 #[must_use]
 pub struct Net;
 
@@ -14,13 +17,24 @@ impl Drop for Net {
     fn drop(&mut self) {
         // Refused when there is no pool, which is as well.
         let _ = run_sticky(&["detach", "--all"]);
+        let own = namespace("thread-self");
+        for pid in sticky::listeners::processes().filter(|pid| *pid != std::process::id()) {
+            if own.is_some() && namespace(&pid.to_string()) == own {
+                let _ = kill_process(Pid::from_raw(pid as i32).expect("a PID"), Signal::KILL);
+            }
+        }
     }
+}
+
+fn namespace(process: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/net")).ok()
 }
 
 /// Moves the calling thread, and what it starts from now on, into a new network namespace with loopback up.
 pub fn isolate() -> Net {
     // SAFETY: no file descriptor table or other state shared with the process's threads is unshared.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace of the test's own (needs root)");
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+        .expect("a network namespace of the test's own (needs root)");
     ip("link set lo up");
     Net
 }

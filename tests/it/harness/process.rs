@@ -28,9 +28,9 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("`{name}` does not start ({error}); `cargo xtask setup` installs what tests need"));
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("`{name}` does not start ({error}); `cargo xtask setup` installs what tests need")
+        });
         let lines = Arc::new(Lines::default());
         collect(child.stdout.take().expect("piped"), &lines);
         collect(child.stderr.take().expect("piped"), &lines);
@@ -79,7 +79,11 @@ impl Process {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
                 return status;
             }
-            assert!(begin.elapsed() < DEADLINE, "still running after {DEADLINE:?}; it said {:#?}", self.lines());
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "still running after {DEADLINE:?}; it said {:#?}",
+                self.lines()
+            );
             std::thread::park_timeout(Duration::from_millis(2));
         }
     }
