@@ -1,10 +1,7 @@
 //! `sticky attach`: steer a pool that already runs, and follow it.
 
-use std::os::fd::AsFd as _;
-
 use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
-use tokio::io::Interest;
 
 use crate::detach;
 use crate::group::{self, Group, Member, Target};
@@ -14,9 +11,8 @@ use crate::pool::id::Protocol;
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::refusal::Refusal;
-use crate::say::say;
+use crate::say::{ready, say};
 use crate::stop::Stop;
-use crate::sys;
 use crate::watch::Watch;
 
 /// What `sticky attach` is to do.
@@ -134,10 +130,8 @@ impl Followed {
 }
 
 async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Result<()> {
+    ready();
     let mut watch = Watch::new(followed.iter().any(|one| one.pool.id.protocol == Protocol::Udp));
-    for one in &mut followed {
-        log_decisions(&mut one.pool)?;
-    }
     loop {
         tokio::select! {
             () = watch.changed() => {
@@ -150,18 +144,5 @@ async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Res
         }
     }
     say(format_args!("steering goes on without this process; `sticky detach {}` ends it", plan.target));
-    Ok(())
-}
-
-/// Starts to print the program's log, when the pool has one.
-pub fn log_decisions(pool: &mut Pool) -> Result<()> {
-    let Some(mut log) = pool.take_log()? else { return Ok(()) };
-    let readable = sys::watch(log.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-    tokio::spawn(async move {
-        while let Ok(mut ready) = readable.readable().await {
-            log.flush();
-            ready.clear_ready();
-        }
-    });
     Ok(())
 }

@@ -26,12 +26,12 @@ struct Cli {
 
 const TOP_EXAMPLES: &str = "\
 Examples:
-  sticky run -w 4 -- node server.js   four workers on the port that server.js listens on
-  sticky attach 3000                  steer the workers that listen on port 3000 already
+  sticky run -w 4 -- node server.js   four workers, on whatever port it uses
+  sticky attach 3000                  steer the workers of a port that is served
   sticky status                       who is where, and how much
   sticky explain 203.0.113.7          which worker this client gets
 
-Exit codes: 0 done, 1 it failed, 2 wrong usage or an environment that lacks something.";
+Exit codes: 0 done, 1 it failed, 2 wrong usage or something is missing.";
 
 #[derive(Subcommand)]
 enum Command {

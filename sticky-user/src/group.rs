@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
@@ -221,12 +221,6 @@ impl Member {
         })
     }
 
-    /// Whether the processes that held the socket are gone.
-    pub fn is_abandoned(&self) -> bool {
-        !self.holders.is_empty()
-            && self.holders.iter().all(|holder| !Path::new(&format!("/proc/{}", holder.pid)).exists())
-    }
-
     fn forbidden(&self, holder: &Holder) -> anyhow::Error {
         let yama = yama_scope();
         // Yama's levels 1 and 2 let CAP_SYS_PTRACE pass, level 3 nobody: Documentation/admin-guide/LSM/Yama.rst.
@@ -282,6 +276,12 @@ impl Member {
         }
         if programs.is_empty() { "a process that cannot be seen".into() } else { programs.join(", ") }
     }
+}
+
+/// Whether a socket could not be fetched because its process ended, or closed it, meanwhile.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let errno = error.chain().find_map(|cause| cause.downcast_ref::<Errno>());
+    matches!(errno, Some(&(Errno::SRCH | Errno::BADF)))
 }
 
 /// A duplicate of a descriptor of another process.

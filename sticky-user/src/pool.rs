@@ -24,6 +24,7 @@ use crate::refusal::Refusal;
 pub mod id;
 pub mod pins;
 pub mod slots;
+mod trace;
 
 use id::PoolId;
 use pins::Pins;
@@ -40,7 +41,7 @@ pub struct Steering {
     pub ipv6_prefix: Option<u8>,
     /// The key of the hash; random by default.
     pub seed: Option<Seed>,
-    /// Whether the program logs each decision.
+    /// Whether the program logs each decision, for this process to print. Needs a tokio runtime.
     pub trace: bool,
     /// `TCP_DEFER_ACCEPT` on the pool's listeners.
     pub defer_accept: bool,
@@ -107,6 +108,9 @@ impl Pool {
             fs::remove_file(&pin)?;
         }
         steer(&mut program, steering)?.pin(&pin)?;
+        if steering.trace {
+            trace::print(&mut program)?;
+        }
         Ok(Self { id, pins, adopted, steering: steering.clone(), program, dir, _lock: lock })
     }
 
@@ -157,14 +161,6 @@ impl Pool {
         } else {
             error.context(format!("a socket of {} cannot be put into its slot", self.id))
         }
-    }
-
-    /// The log of the program's decisions, when the pool was opened with `trace`.
-    pub fn take_log(&mut self) -> Result<Option<aya_log::EbpfLogger<crate::say::DecisionLog>>> {
-        if !self.steering.trace {
-            return Ok(None);
-        }
-        Ok(Some(aya_log::EbpfLogger::init_with_logger(&mut self.program, crate::say::DecisionLog)?))
     }
 
     /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it

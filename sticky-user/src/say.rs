@@ -3,22 +3,16 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
+use sd_notify::NotifyState;
+
 /// Writes one line. A closed standard error is no reason to stop steering.
 pub fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "sticky: {line}");
 }
 
-/// Where the program's log of its decisions goes.
-pub struct DecisionLog;
-
-impl log::Log for DecisionLog {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
+/// Tells a service manager, if one asked (`Type=notify`), that the pool serves. Told again, it does no harm.
+pub fn ready() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        say(format_args!("the service manager cannot be told: {error}"));
     }
-
-    fn log(&self, record: &log::Record<'_>) {
-        say(format_args!("trace: {}", record.args()));
-    }
-
-    fn flush(&self) {}
 }

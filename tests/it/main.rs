@@ -6,6 +6,7 @@
 mod attach;
 mod crash;
 mod harness;
+mod manual;
 mod refusals;
 mod run;
 mod socketio;

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::harness::client::{get, hear, loopback};
-use crate::harness::process::{Process, outcome, pids, pool, pools, start_sticky, sticky};
+use crate::harness::process::{Process, outcome, pids, pool, pools, start_sticky, sticky, sticky_ok};
 use crate::harness::{app, net};
 
 fn port(port: u16) -> SocketAddr {
@@ -37,6 +38,13 @@ fn an_unmodified_node_server() {
     let expected: HashSet<_> = (1..=4).map(|worker| format!("worker: {worker}")).collect();
     assert_eq!(answers("/", 3000), expected);
     assert_eq!(outcome(&pool("3000"), "table"), 64);
+    // A worker's number is its slot's, whichever worker was the first to listen.
+    for client in (1..=8).map(loopback) {
+        let explained = sticky_ok(&["explain", &client.to_string(), "3000", "--json"]);
+        let explained: serde_json::Value = serde_json::from_str(&explained).expect("JSON");
+        let answer = get(client, port(3000), "/").expect("an answer");
+        assert_eq!(answer, format!("worker: {}", explained[0]["worker"]));
+    }
     assert_eq!(sticky.terminate(), Some(0));
     assert!(pools("3000").is_empty(), "the pool outlived its run");
 }
@@ -186,17 +194,27 @@ while True:
     assert_eq!(heard, HashSet::from(["1 4000".into(), "2 4000".into(), "3 4000".into()]));
 }
 
+/// With no more capabilities than the systemd unit has.
 #[test]
 fn workers_can_run_as_another_user() {
     let _net = net::isolate();
+    let unit = fs::read_to_string(app("../../deploy/sticky@.service")).expect("the unit");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a set");
+    let capabilities: Vec<_> = bounding
+        .split(' ')
+        .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
     let program = "import os, http.server
-print('i am', os.getuid(), os.getgid(), flush=True)
+print('i am', os.getuid(), os.getgid(), os.getgroups(), file=open('/dev/stdout', 'w'), flush=True)
 http.server.HTTPServer(('', 3000), http.server.SimpleHTTPRequestHandler).serve_forever()";
-    let mut command = sticky();
-    command.current_dir("/").args(["run", "-w", "2", "--user", "nobody", "--", "python3", "-c", program]);
-    let sticky = Process::start(&mut command);
-    sticky.wait_for("is complete: 2 workers");
-    sticky.wait_for("[1] i am 65534 65534");
+    let mut command = Command::new("setpriv");
+    command.current_dir("/").args(["--bounding-set", &format!("-all,{}", capabilities.join(","))]);
+    command.arg(sticky().get_program());
+    command.args(["run", "-w", "2", "--user", "nobody", "--", "python3", "-c", program]);
+    let mut sticky = Process::start(&mut command);
+    sticky.wait_for("0.0.0.0:3000 is complete: 2 workers");
+    sticky.wait_for("[1] i am 65534 65534 [65534]");
+    assert_eq!(sticky.terminate(), Some(0));
 }
 
 #[test]
@@ -228,4 +246,22 @@ fn a_stranger_on_the_port_gets_nothing() {
     for n in 1..=32 {
         assert_ne!(hear(loopback(n), port(3000)).expect("an answer"), stranger.pid().to_string());
     }
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_pool_is_complete() {
+    let _net = net::isolate();
+    let path = std::env::temp_dir().join(format!("sticky-notify-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(crate::harness::DEADLINE)).expect("a deadline");
+    let program = "if ('NOTIFY_SOCKET' in process.env) process.exit(1); require('node:net').createServer().listen(3000)";
+    let mut command = sticky();
+    command.env("NOTIFY_SOCKET", &path).args(["run", "-w", "2", "--", "node", "-e", program]);
+    let sticky = Process::start(&mut command);
+    let mut message = [0; 64];
+    let length = socket.recv(&mut message).expect("a message");
+    assert_eq!(message[..length].trim_ascii(), b"READY=1");
+    sticky.wait_for("is complete: 2 workers");
+    let _ = fs::remove_file(path);
 }

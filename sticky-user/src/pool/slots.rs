@@ -7,7 +7,7 @@ use anyhow::Result;
 use sticky_ebpf::abi::{MAX_SLOTS, Slot};
 
 use super::Pool;
-use crate::group::Member;
+use crate::group::{self, Member};
 
 /// Which slot a new socket is to get.
 pub enum Wish {
@@ -67,7 +67,11 @@ impl Slots {
             if let Some(slot) = cookies.iter().position(|now| *now == Some(cookie)) {
                 if let Entry::Vacant(unknown) = self.occupants.entry(slot as Slot) {
                     // Placed by an earlier sticky, whose program ours replaces.
-                    pool.take_over(member.fetch()?)?;
+                    match member.fetch() {
+                        Ok(socket) => pool.take_over(socket)?,
+                        Err(error) if group::is_gone(&error) => continue,
+                        Err(error) => return Err(error),
+                    }
                     unknown.insert((cookie, member.programs()));
                 }
                 continue;
@@ -117,7 +121,7 @@ fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     };
     let socket = match member.fetch() {
         Ok(socket) => socket,
-        Err(_) if member.is_abandoned() => return Ok(None),
+        Err(error) if group::is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     if !rustix::net::sockopt::socket_reuseport(&socket)? {

@@ -4,8 +4,9 @@
 //! the next sticky goes on reading. Until then a worker that prints more than the pipe holds (64 KiB) waits.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,7 +71,7 @@ impl Output {
         for Stream { path, writer, reader } in self.streams {
             drop(writer);
             let _ = reader.join();
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -81,6 +82,8 @@ impl Stream {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        // A worker that runs as another user may open `/dev/stdout` anew; nobody else gets into the run's folder.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o622))?;
         let writer = open(&path)?;
         let lines = BufReader::new(File::open(&path)?);
         let reader = std::thread::spawn(move || copy(lines, &prefix, sink, &recent));

@@ -1,9 +1,9 @@
 //! Where a run lives: its folder in `/run/sticky`, with the workers' pipes and a link to its cgroup. Whoever has the
 //! folder locked is the run; a folder that nobody has locked was left by a sticky that was killed.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -33,7 +33,7 @@ impl Place {
         sweep();
         let dir = Path::new(RUNS).join(name);
         let lock = loop {
-            fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
+            make(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
             match lock(&dir) {
                 Ok(Some(lock)) => break lock,
                 // Swept away between the two.
@@ -100,6 +100,15 @@ fn lock(dir: &Path) -> Result<Option<File>, Errno> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let locked = file.metadata().map_err(errno)?.ino();
     Ok(fs::metadata(dir).is_ok_and(|there| there.ino() == locked).then_some(file))
+}
+
+/// Makes a folder that only its owner gets into.
+fn make(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(RUNS)?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn remove_dir(dir: &Path) {

@@ -7,12 +7,11 @@ use sticky_ebpf::abi::Slot;
 
 use super::Plan;
 use super::worker::Worker;
-use crate::attach::log_decisions;
 use crate::group::{self, Member};
 use crate::pool::Pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
-use crate::say::say;
+use crate::say::{ready, say};
 
 /// The pools of a run.
 pub struct Ports<'a> {
@@ -44,7 +43,6 @@ impl<'a> Ports<'a> {
             if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members) {
                 let mut pool = Pool::open(group.id, &self.plan.steering)?;
                 pool.grow(self.plan.workers)?;
-                log_decisions(&mut pool)?;
                 self.pools.insert(group.id, Port { pool, slots: Slots::default(), complete: false });
             }
         }
@@ -88,6 +86,7 @@ impl Port {
         let complete = (0..workers).all(|slot| self.slots.has(slot as Slot));
         if complete && !self.complete {
             say(format_args!("{id} is complete: {workers} workers listen"));
+            ready();
         }
         self.complete = complete;
         Ok(())

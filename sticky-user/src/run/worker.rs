@@ -84,6 +84,8 @@ impl Worker {
         }
         command.arg("--").args(&plan.command);
         command.env("STICKY_WORKER", self.number.to_string()).env("NODE_WORKER_ID", self.number.to_string());
+        // These are for sticky itself.
+        command.env_remove("NOTIFY_SOCKET").env_remove("STICKY_SEED");
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         // A process group of its own: Ctrl-C is for sticky, which tells the workers in its own time.
         command.process_group(0);
