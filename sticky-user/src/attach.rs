@@ -97,7 +97,7 @@ impl Followed {
             group.members.iter().filter(|member| cookies.contains(&Some(member.listener.cookie))).collect();
         self.slots.sync(&mut self.pool, &group.members, |member| {
             if mixed || placed.is_empty() || placed.iter().any(|other| other.same_program(member)) {
-                Wish::Any
+                Wish::EmptyFrom(0)
             } else {
                 Wish::None("it is another program, or another user's, than the pool's workers (`--mixed` takes it in)".into())
             }

@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
             worker.cgroup.terminate();
         }
         let in_time = tokio::select! {
-            () = all_empty(&mut self.workers) => true,
+            () = all_ended(&mut self.workers, &self.place.cgroup) => true,
             () = tokio::time::sleep(self.plan.grace) => false,
             // Told twice: at once.
             () = stop.told() => false,
@@ -227,9 +227,9 @@ impl<'a> Run<'a> {
                 if !worker.cgroup.processes().is_empty() {
                     killed.push(worker.number.to_string());
                 }
-                worker.cgroup.kill();
             }
-            all_empty(&mut self.workers).await;
+            self.place.cgroup.kill();
+            all_ended(&mut self.workers, &self.place.cgroup).await;
         }
         self.ports.remove()?;
         for worker in self.workers {
@@ -265,21 +265,14 @@ async fn any_event(workers: &mut [Worker]) -> (usize, Event) {
     .await
 }
 
-/// Returns when no worker has a process left.
-async fn all_empty(workers: &mut [Worker]) {
-    loop {
-        for worker in workers.iter_mut() {
-            if !worker.is_running() {
-                worker.stop();
-            }
-        }
-        if workers.iter().all(|worker| !worker.is_running()) {
-            break;
-        }
+/// Returns when no worker has a process left, nor the run's cgroup.
+async fn all_ended(workers: &mut [Worker], cgroup: &Cgroup) {
+    for worker in workers.iter_mut().filter(|worker| !worker.is_running()) {
+        worker.stop();
+    }
+    while workers.iter().any(Worker::is_running) {
         let (at, _) = any_event(workers).await;
         workers[at].stop();
     }
-    for worker in workers.iter() {
-        worker.cgroup.emptied().await;
-    }
+    cgroup.emptied().await;
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::harness::client::{get, hear, loopback};
 use crate::harness::process::{Process, outcome, pids, pool, pools, start_sticky, sticky, sticky_ok};
-use crate::harness::{app, net};
+use crate::harness::{app, eventually, net};
 
 fn port(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -241,8 +241,9 @@ fn a_stranger_on_the_port_gets_nothing() {
     stranger.wait_for("listening");
     let sticky = start_sticky(&["run", "-w", "2", "--", "python3", &app("name.py"), "0.0.0.0", "3000"]);
     sticky.wait_for("is complete: 2 workers");
-    let line = sticky.wait_for("gets no connections");
-    assert!(line.contains("no worker of this run"), "{line}");
+    let line = sticky.wait_for("which gets no connections");
+    let who = format!("0.0.0.0:3000 is also listened on by `python3` (process {}, user 0)", stranger.pid());
+    assert!(line.contains(&who) && line.contains("no worker of this run"), "{line}");
     for n in 1..=32 {
         assert_ne!(hear(loopback(n), port(3000)).expect("an answer"), stranger.pid().to_string());
     }
@@ -264,4 +265,47 @@ fn the_service_manager_is_told_when_the_pool_is_complete() {
     assert_eq!(message[..length].trim_ascii(), b"READY=1");
     sticky.wait_for("is complete: 2 workers");
     let _ = fs::remove_file(path);
+}
+
+#[test]
+fn a_worker_with_several_sockets_has_several_slots() {
+    let _net = net::isolate();
+    let program = "
+import os, socket, threading
+def serve():
+    s = socket.socket(); s.bind(('0.0.0.0', 3000)); s.listen()
+    while True:
+        c, _ = s.accept(); c.sendall((os.environ['STICKY_WORKER'] + ' ' + threading.current_thread().name).encode()); c.close()
+for name in 'ab':
+    threading.Thread(target=serve, name=name).start()
+";
+    let sticky = start_sticky(&["run", "-w", "2", "--", "python3", "-c", program]);
+    sticky.wait_for("is complete: 2 workers");
+    let slots = eventually("four slots", || {
+        Some(pids(&pool("3000"))).filter(|pids| pids.iter().flatten().count() == 4)
+    });
+    assert_ne!(slots[0], slots[1], "a worker's second socket took another worker's slot");
+    let heard: HashSet<_> = (1..=64).map(|n| hear(loopback(n), port(3000)).expect("an answer")).collect();
+    assert_eq!(heard, ["1 a", "1 b", "2 a", "2 b"].map(String::from).into());
+}
+
+#[test]
+fn a_new_run_takes_the_slots_of_another_ones_orphans() {
+    let _net = net::isolate();
+    let app = app("name.py");
+    let mut first =
+        start_sticky(&["run", "-w", "2", "--name", "old", "--", "python3", &app, "0.0.0.0", "3000"]);
+    first.wait_for("is complete");
+    let orphans = pids(&pool("3000"));
+    first.signal(Signal::KILL);
+    first.wait();
+    let second = start_sticky(&["run", "-w", "2", "--name", "new", "--", "python3", &app, "0.0.0.0", "3000"]);
+    second.wait_for("is complete: 2 workers");
+    second.wait_for("which gets no connections");
+    let workers = pids(&pool("3000"));
+    assert!(workers.iter().all(|pid| !orphans.contains(pid)), "{workers:?} and {orphans:?}");
+    for n in 1..=32 {
+        let pid = hear(loopback(n), port(3000)).expect("an answer").parse().expect("a PID");
+        assert!(workers.contains(&Some(pid)));
+    }
 }

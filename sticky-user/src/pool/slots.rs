@@ -11,15 +11,10 @@ use crate::group::{self, Member};
 
 /// Which slot a new socket is to get.
 pub enum Wish {
-    /// This one, or the first empty one from `or_from` on when it is taken.
-    Slot {
-        /// The slot that the socket's worker owns.
-        slot: Slot,
-        /// Where the slots begin that nobody owns.
-        or_from: usize,
-    },
-    /// The lowest empty one.
-    Any,
+    /// This one; a socket that sits there gives way.
+    Slot(Slot),
+    /// The lowest empty one from this on.
+    EmptyFrom(usize),
     /// None, for the reason given: the socket does not belong to us.
     None(String),
 }
@@ -65,7 +60,9 @@ impl Slots {
         for member in members {
             let cookie = member.listener.cookie;
             if let Some(slot) = cookies.iter().position(|now| *now == Some(cookie)) {
-                if let Entry::Vacant(unknown) = self.occupants.entry(slot as Slot) {
+                if let Entry::Vacant(unknown) = self.occupants.entry(slot as Slot)
+                    && !member.holders.is_empty()
+                {
                     // Placed by an earlier sticky, whose program ours replaces.
                     match member.fetch() {
                         Ok(socket) => pool.take_over(socket)?,
@@ -110,11 +107,8 @@ impl Slots {
 fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     let slot = match wish {
         Wish::None(why) => anyhow::bail!(why),
-        Wish::Any => pool.empty_slot(0)?,
-        Wish::Slot { slot, or_from } => match pool.empty_slot(usize::from(slot))? {
-            Some(empty) if empty == slot => Some(slot),
-            _ => pool.empty_slot(or_from)?,
-        },
+        Wish::Slot(slot) => Some(slot),
+        Wish::EmptyFrom(from) => pool.empty_slot(from)?,
     };
     let Some(slot) = slot else {
         anyhow::bail!("all {MAX_SLOTS} slots are taken");

@@ -8,6 +8,7 @@ use sticky_ebpf::abi::Slot;
 use super::Plan;
 use super::worker::Worker;
 use crate::group::{self, Member};
+use crate::listeners;
 use crate::pool::Pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
@@ -65,21 +66,26 @@ impl<'a> Ports<'a> {
 impl Port {
     fn sync(&mut self, members: &[Member], owners: &HashMap<u32, usize>, workers: usize) -> Result<()> {
         let id = self.pool.id;
+        let worker = |member: &Member| member.holders.iter().find_map(|holder| owners.get(&holder.pid));
+        let cookies = self.pool.pins.cookies()?;
         let changes = self.slots.sync(&mut self.pool, members, |member| {
-            let owner = member.holders.iter().find_map(|holder| owners.get(&holder.pid));
-            owner.map_or_else(
-                || Wish::None("no worker of this run has it open".into()),
-                |number| Wish::Slot { slot: (number - 1) as Slot, or_from: workers },
-            )
+            let Some(number) = worker(member) else {
+                return Wish::None("no worker of this run has it open".into());
+            };
+            // A worker's first socket gets the worker's slot, also from what was left of the worker before; a second
+            // one, say of another thread, gets a slot behind all workers'.
+            let first = cookies.get(number - 1).copied().flatten().is_none_or(|sitting| {
+                !members.iter().any(|other| other.listener.cookie == sitting && worker(other) == Some(number))
+            });
+            if first { Wish::Slot((number - 1) as Slot) } else { Wish::EmptyFrom(workers) }
         })?;
         for change in changes {
             match change {
                 Change::Joined(..) | Change::Left(..) => {}
                 Change::Outside(member, why) => {
-                    say(format_args!(
-                        "a socket on {id} gets no connections: {why} (inode {})",
-                        member.listener.inode
-                    ));
+                    let holders = listeners::holders(listeners::processes()).remove(&member.listener.inode);
+                    let who = Member { holders: holders.unwrap_or_default(), ..member }.programs();
+                    say(format_args!("{id} is also listened on by {who}, which gets no connections: {why}"));
                 }
             }
         }
