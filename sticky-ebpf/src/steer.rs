@@ -6,7 +6,7 @@
 use crate::abi::{Config, MAX_SLOTS, Outcome, Slot, Table};
 use crate::client::Client;
 use crate::hash::hash;
-use crate::lookup::{PROBES, candidate, fallback};
+use crate::lookup::{PROBES, candidate, fallback, in_turn};
 
 /// The slot a client gets, and how it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +36,9 @@ pub fn steer(
             return Some(Choice { slot, outcome: Outcome::Next });
         }
     }
-    for attempt in 0..MAX_SLOTS as u32 {
-        if attempt >= config.slots {
-            break;
-        }
-        let slot = fallback(config.slots, hash, attempt);
+    let start = fallback(config.slots, hash);
+    for attempt in 0..MAX_SLOTS {
+        let slot = in_turn(start, attempt);
         if alive(slot) {
             return Some(Choice { slot, outcome: Outcome::Fallback });
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, process, thread};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use sticky::explain;
 use sticky::group::Target;
 
@@ -33,13 +33,15 @@ fn serve() -> Result<()> {
 
 /// A listener for IPv4 and IPv6, or for IPv4 alone where the kernel has no IPv6.
 fn listen(port: u16) -> Result<TcpListener> {
-    let listener = TcpListener::bind(("::", port)).or_else(|error| {
-        let taken = error.kind() == io::ErrorKind::AddrInUse;
-        if taken { Err(error) } else { TcpListener::bind(("0.0.0.0", port)) }
-    });
-    let hint =
-        "; if another program has it (`ss -ltnp` shows which), end that one or give this one another port";
-    listener.with_context(|| format!("port {port} cannot be opened{hint}"))
+    let listener = TcpListener::bind(("::", port));
+    if listener.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+        bail!(
+            "port {port} is taken: end who has it (`ss -ltnp` tells), or give this worker another as its argument"
+        );
+    }
+    listener
+        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+        .with_context(|| format!("port {port} cannot be opened"))
 }
 
 /// Answers one request, whatever it asks for.

@@ -280,8 +280,7 @@ impl Member {
 
 /// Whether a socket could not be fetched because its process ended, or closed it, meanwhile.
 pub fn is_gone(error: &anyhow::Error) -> bool {
-    let errno = error.chain().find_map(|cause| cause.downcast_ref::<Errno>());
-    matches!(errno, Some(&(Errno::SRCH | Errno::BADF)))
+    matches!(error.downcast_ref(), Some(&(Errno::SRCH | Errno::BADF)))
 }
 
 /// A duplicate of a descriptor of another process.

@@ -38,15 +38,18 @@ pub fn rejected(error: ProgramError) -> anyhow::Error {
     let log = verifier_log.to_string();
     let lines: Vec<_> = log.trim().lines().collect();
     let end = lines[lines.len().saturating_sub(6)..].join("\n");
-    too_old(anyhow::Error::new(io_error).context(format!("the verifier ends with:\n{end}\n")))
+    let error = anyhow::Error::new(io_error).context(format!("the verifier ends with:\n{end}\n"));
+    if Need::Verify.met() || lacks(&release()).is_some() {
+        return too_old(error);
+    }
+    error.context(Need::Verify.refusal())
 }
 
 /// Adds the kernel's age to `error`, when that may be the cause.
 ///
 /// Tried first and diagnosed afterwards, since distributions carry features back to kernels of older number.
 pub fn too_old(error: anyhow::Error) -> anyhow::Error {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy().into_owned();
+    let release = release();
     match lacks(&release) {
         Some((feature, since)) => error.context(Refusal::new(
             format!("Linux {release} is too old: it lacks {feature}, new in {since}"),
@@ -54,6 +57,11 @@ pub fn too_old(error: anyhow::Error) -> anyhow::Error {
         )),
         None => error.context("the kernel did not take sticky's program"),
     }
+}
+
+/// The kernel's version, as `uname -r` has it.
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// The first feature that kernels of this `release` lack, and the version that brought it.
@@ -78,6 +86,8 @@ pub enum Need {
     Hook,
     /// Fetching a socket from a process of another user.
     Fetch,
+    /// Being spared the verifier's defence against Spectre, which before Linux 6.17 takes no loops.
+    Verify,
 }
 
 impl Need {
@@ -87,6 +97,11 @@ impl Need {
             Self::Hook => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets")
             }
+            Self::Verify => (
+                CapabilitySet::PERFMON,
+                "CAP_PERFMON",
+                "on kernels before 6.17, whose verifier does not take its program otherwise",
+            ),
             Self::Fetch => (
                 CapabilitySet::SYS_PTRACE,
                 "CAP_SYS_PTRACE",
@@ -98,8 +113,9 @@ impl Need {
     /// Whether this process has the capability.
     pub fn met(&self) -> bool {
         let (bit, ..) = self.capability();
-        // CAP_SYS_ADMIN stands for CAP_BPF: capabilities(7).
-        let enough = if bit == CapabilitySet::BPF { bit | CapabilitySet::SYS_ADMIN } else { bit };
+        // CAP_SYS_ADMIN stands for these two: capabilities(7).
+        let by_admin = bit.intersects(CapabilitySet::BPF | CapabilitySet::PERFMON);
+        let enough = if by_admin { bit | CapabilitySet::SYS_ADMIN } else { bit };
         capabilities(None).is_ok_and(|sets| sets.effective.intersects(enough))
     }
 

@@ -28,7 +28,7 @@ impl std::error::Error for Refusal {}
 
 /// `error` as the user reads it, and the exit code it stands for: 2 for a [`Refusal`], 1 for anything else.
 pub fn report(error: &anyhow::Error) -> (String, u8) {
-    match error.chain().find_map(|cause| cause.downcast_ref::<Refusal>()) {
+    match error.downcast_ref::<Refusal>() {
         Some(refusal) => (format!("sticky: {error:#}\n\nhint: {}", refusal.hint), 2),
         None => (format!("sticky: {error:#}"), 1),
     }

@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
     fn look(&mut self) -> Result<()> {
         match self.ports.sync(&self.workers) {
             Ok(served) => self.served |= served,
-            Err(error) if error.chain().any(|cause| cause.is::<Refusal>()) => return Err(error),
+            Err(error) if error.is::<Refusal>() => return Err(error),
             Err(error) => {
                 say(format_args!("the pools cannot be brought up to date: {error:#}; trying again"))
             }

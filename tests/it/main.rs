@@ -6,6 +6,7 @@
 mod attach;
 mod crash;
 mod harness;
+mod kernels;
 mod manual;
 mod refusals;
 mod run;

@@ -1,0 +1,59 @@
+//! A worker for `cargo xtask bench`: an HTTP/1.1 server with the usual event loop, on a port it shares.
+//!
+//! Says on standard output when it began to listen (nanoseconds since 1970), then answers every request with its
+//! process number, until it is killed.
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::SystemTime;
+
+use anyhow::Result;
+use clap::Parser;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+const BACKLOG: u32 = 1024;
+
+/// An HTTP server that shares its port
+#[derive(Parser)]
+struct Args {
+    /// The port
+    port: u16,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port)))?;
+    let listener = socket.listen(BACKLOG)?;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    writeln!(io::stdout(), "{}", since.as_nanos())?;
+
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{:08}", std::process::id());
+    let answer: &'static [u8] = answer.leak().as_bytes();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(serve(stream, answer));
+    }
+}
+
+/// Answers until the client closes or asks us to. Its reset, with which it ends a connection, is no error.
+async fn serve(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    let mut request = Vec::with_capacity(1024);
+    while stream.read_buf(&mut request).await? > 0 {
+        if request.ends_with(b"\r\n\r\n") {
+            stream.write_all(answer).await?;
+            if contains(&request, b"\r\nConnection: close\r\n") {
+                break;
+            }
+            request.clear();
+        }
+    }
+    Ok(())
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}

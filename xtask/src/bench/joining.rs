@@ -1,0 +1,19 @@
+//! The time from a new worker's `listen` until connections can reach it.
+
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result};
+
+use super::process::{Pool, Process, example, sticky};
+
+/// Milliseconds for each of `times` workers that join `pool`, one after the other, while sticky follows it.
+pub fn milliseconds(pool: &Pool, times: usize) -> Result<Vec<f64>> {
+    let port = pool.port.to_string();
+    let _follower = Process::start(sticky().args(["attach", &port]).stderr(Stdio::null()))?;
+    let worker = example("bench_worker");
+    let mut question = example("bench_stats");
+    question.args(["join", &port]).arg(worker.get_program()).arg(times.to_string());
+    let mut stats = Process::start(&mut question)?;
+    let microseconds = (0..times).map(|_| stats.line()?.parse::<f64>().context("a number was expected"));
+    microseconds.map(|result| Ok(result? / 1000.0)).collect()
+}
