@@ -107,7 +107,7 @@ impl Followed {
     /// Looks at the group once more and tells what changed.
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
-        let groups = group::find(id.protocol, |found| *found == id, listeners::processes())?;
+        let groups = group::find(id.protocol, |found| *found == id, listeners::processes)?;
         let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
         for change in self.sync(&group, mixed)? {
             match change {

@@ -49,7 +49,7 @@ pub fn detach(target: Option<&Target>) -> Result<()> {
 
 fn detach_pool(id: &PoolId, dir: &Path) -> Result<()> {
     let _lock = pool::lock(dir, id)?;
-    for group in group::find(id.protocol, |found| found == id, listeners::processes())? {
+    for group in group::find(id.protocol, |found| found == id, listeners::processes)? {
         release(&group)?;
     }
     pool::remove_dir(dir)

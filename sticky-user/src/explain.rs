@@ -76,7 +76,7 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
     let masked = config.masks.apply(client);
     let hash = hash(config.seed, masked);
     let cookie = slot.and_then(|slot| cookies.get(usize::from(slot)).copied().flatten());
-    let groups = group::find(id.protocol, |other| *other == id, listeners::processes())?;
+    let groups = group::find(id.protocol, |other| *other == id, listeners::processes)?;
     let mut members = groups.iter().flat_map(|group| &group.members);
     let pid = members
         .find(|member| Some(member.listener.cookie) == cookie)

@@ -111,10 +111,12 @@ pub struct Group {
 }
 
 /// All groups that `wanted` takes, with whoever of `pids` holds their sockets.
-pub fn find(
+///
+/// The processes are asked for once the sockets are known: a process that opened one is there then.
+pub fn find<P: IntoIterator<Item = u32>>(
     protocol: Protocol,
     wanted: impl Fn(&PoolId) -> bool,
-    pids: impl IntoIterator<Item = u32>,
+    pids: impl FnOnce() -> P,
 ) -> Result<Vec<Group>> {
     let mut groups: BTreeMap<PoolId, Vec<Member>> = BTreeMap::new();
     for listener in listeners::list(protocol, kernel::network_namespace()?)? {
@@ -123,7 +125,7 @@ pub fn find(
         }
     }
     if !groups.is_empty() {
-        let holders = listeners::holders(pids);
+        let holders = listeners::holders(pids());
         for member in groups.values_mut().flatten() {
             member.holders = holders.get(&member.listener.inode).cloned().unwrap_or_default();
         }
@@ -137,7 +139,7 @@ pub fn find(
 
 /// The groups a user named; refused when there is none.
 pub fn named(target: &Target) -> Result<Vec<Group>> {
-    let groups = find(target.protocol, |id| target.names(id), listeners::processes())?;
+    let groups = find(target.protocol, |id| target.names(id), listeners::processes)?;
     if groups.is_empty() {
         return Err(Refusal::new(
             format!("nothing listens on {} in this network namespace", target.in_words()),

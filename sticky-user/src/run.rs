@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
             self.workers.iter().filter(|worker| worker.is_running()).count()
         ));
         for worker in &self.workers {
-            worker.cgroup.terminate();
+            worker.terminate();
         }
         let in_time = tokio::select! {
             () = all_ended(&mut self.workers, &self.place.cgroup) => true,

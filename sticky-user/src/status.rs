@@ -48,8 +48,7 @@ struct SlotStatus {
 pub fn pools(target: Option<&Target>) -> Result<Vec<PoolStatus>> {
     let mut found = Vec::new();
     for (id, dir, pins) in pool::read(|id| target.is_none_or(|target| target.names(id)))? {
-        let group =
-            group::find(id.protocol, |other| *other == id, listeners::processes())?.into_iter().next();
+        let group = group::find(id.protocol, |other| *other == id, listeners::processes)?.into_iter().next();
         found.push(pool_status(id, &pins, group.as_ref(), pool::owner(&dir))?);
     }
     Ok(found)

@@ -131,6 +131,8 @@ fn yama_is_named() {
     for attach in [least, "sticky attach 3000", "sticky attach --once 3000"] {
         refused(&mut machine, attach, &["sticky: Yama ", &what(3)], hint);
     }
+    let run = "sticky run -w 2 -- nc -ll -p 4000 -e /bin/true";
+    refused(&mut machine, run, &["sticky: stopping 2 workers", "sticky: Yama ", &what(3)], hint);
     assert_eq!(machine.ok("ls /sys/fs/bpf"), "", "a refusal leaves nothing");
 }
 

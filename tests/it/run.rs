@@ -9,7 +9,9 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::harness::client::{get, hear, loopback};
-use crate::harness::process::{Process, outcome, pids, pool, pools, start_sticky, sticky, sticky_ok};
+use crate::harness::process::{
+    Process, all_pools, outcome, pids, pool, pools, start_sticky, sticky, sticky_ok,
+};
 use crate::harness::{app, eventually, net};
 
 fn port(port: u16) -> SocketAddr {
@@ -91,7 +93,9 @@ fn every_port_is_a_pool() {
     assert_eq!(answers("/", 3000).len(), 2);
     assert_eq!(answers("/", 4000).len(), 1);
     assert_eq!(outcome(&pool("4000"), "table"), 64);
-    // The sockets on port 0 are nobody's pool.
+    // The sockets on port 0 are nobody's pool, and nobody's business.
+    let addresses: Vec<_> = all_pools().iter().map(|pool| pool["address"].to_string()).collect();
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
     let complaints: Vec<_> =
         sticky.lines().into_iter().filter(|line| line.contains("gets no connections")).collect();
     assert!(complaints.is_empty(), "{complaints:?}");
@@ -307,5 +311,17 @@ fn a_new_run_takes_the_slots_of_another_ones_orphans() {
     for n in 1..=32 {
         let pid = hear(loopback(n), port(3000)).expect("an answer").parse().expect("a PID");
         assert!(workers.contains(&Some(pid)));
+    }
+}
+
+#[test]
+fn stopping_while_workers_start_is_clean() {
+    let _net = net::isolate();
+    for _ in 0..8 {
+        let mut sticky =
+            start_sticky(&["run", "-w", "4", "--", "python3", &app("name.py"), "0.0.0.0", "3000"]);
+        let children = format!("/proc/{0}/task/{0}/children", sticky.pid());
+        eventually("workers", || fs::read_to_string(&children).ok().filter(|list| !list.is_empty()));
+        assert_eq!(sticky.terminate(), Some(0), "{:#?}", sticky.lines());
     }
 }

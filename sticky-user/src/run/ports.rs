@@ -1,6 +1,7 @@
 //! The ports that the workers of a run listen on: each becomes a pool.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter::repeat;
 
 use anyhow::Result;
 use sticky_ebpf::abi::Slot;
@@ -34,14 +35,20 @@ impl<'a> Ports<'a> {
 
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
     pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
-        let owners: HashMap<u32, usize> = workers
-            .iter()
-            .flat_map(|worker| worker.cgroup.processes().into_iter().map(|pid| (pid, worker.number)))
-            .collect();
-        let groups = group::find(Protocol::Tcp, |_| true, owners.keys().copied())?;
+        let mut owners = HashMap::new();
+        let groups = group::find(
+            Protocol::Tcp,
+            |_| true,
+            || {
+                let processes =
+                    |worker: &Worker| worker.cgroup.processes().into_iter().zip(repeat(worker.number));
+                owners = workers.iter().flat_map(processes).collect();
+                owners.keys().copied()
+            },
+        )?;
         for group in &groups {
             let ours = group.members.iter().any(|member| !member.holders.is_empty());
-            if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members) {
+            if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members)? {
                 let mut pool = Pool::open(group.id, &self.plan.steering)?;
                 pool.grow(self.plan.workers)?;
                 self.pools.insert(group.id, Port { pool, slots: Slots::default(), complete: false });
@@ -100,8 +107,11 @@ impl Port {
 }
 
 /// Whether the sockets of a group can be told to share the port: a worker's port 0 cannot, and stays its own.
-fn shares_port(members: &[Member]) -> bool {
-    let ours = members.iter().find(|member| !member.holders.is_empty());
-    ours.and_then(|member| member.fetch().ok())
-        .is_some_and(|socket| rustix::net::sockopt::socket_reuseport(&socket).unwrap_or(false))
+fn shares_port(members: &[Member]) -> Result<bool> {
+    let Some(ours) = members.iter().find(|member| !member.holders.is_empty()) else { return Ok(false) };
+    match ours.fetch() {
+        Ok(socket) => Ok(rustix::net::sockopt::socket_reuseport(&socket)?),
+        Err(error) if group::is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

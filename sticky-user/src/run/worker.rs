@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -93,6 +93,17 @@ impl Worker {
         let process = sys::watch(pidfd(child.id())?, Interest::READABLE)?;
         self.state = State::Running { process, child: Some(child), since: Instant::now() };
         Ok(())
+    }
+
+    /// Asks its processes to end.
+    pub fn terminate(&self) {
+        if let State::Running { child: Some(child), .. } = &self.state
+            && !self.cgroup.processes().contains(&child.id())
+        {
+            // It was just started, and has not joined its cgroup.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+        self.cgroup.terminate();
     }
 
     /// Waits for the next thing to happen to it; for ever once it is stopped.

@@ -150,10 +150,22 @@ pub fn sticky_ok(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// `sticky status --json` of the pools on a port: all tests share one bpffs.
+/// The pools on a port.
 #[track_caller]
 pub fn pools(target: &str) -> Vec<Value> {
-    let text = sticky_ok(&["status", target, "--json"]);
+    own_pools(&["status", target, "--json"])
+}
+
+/// All pools of the test.
+#[track_caller]
+pub fn all_pools() -> Vec<Value> {
+    own_pools(&["status", "--json"])
+}
+
+/// What `status` says, without other tests' pools: all share one bpffs.
+#[track_caller]
+fn own_pools(status: &[&str]) -> Vec<Value> {
+    let text = sticky_ok(status);
     let namespace = own_namespace();
     let pools: Vec<Value> = serde_json::from_str(&text).expect("JSON");
     pools.into_iter().filter(|pool| pool["network_namespace"] == namespace).collect()

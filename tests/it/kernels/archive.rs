@@ -60,6 +60,7 @@ fn fetch(suite: &str, work: &Path) {
         option("Dir::State::lists", &work.join("lists")),
         option("Dir::Cache", work),
         "APT::Sandbox::User=root".into(),
+        "APT::Update::Error-Mode=any".into(),
         "Acquire::Retries=3".into(),
     ];
     let apt = |program: &str, arguments: &[&str]| {

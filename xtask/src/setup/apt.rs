@@ -22,10 +22,10 @@ pub fn install(purposes: &[Purpose]) -> Result<()> {
         bail!("this system has no `apt-get`: install what is listed above with its own package manager");
     }
     say("installing the packages with apt");
-    apt_get(&["update", "--quiet"]).context("the lists of packages could not be refreshed")?;
+    apt_get(&["update"]).context("the lists of packages could not be refreshed")?;
     let packages: Vec<_> = missing.iter().flat_map(|need| need.packages.split(' ')).collect();
     refuse_unknown(&missing)?;
-    apt_get(&[&["install", "--yes", "--quiet", "--no-install-recommends"], packages.as_slice()].concat())?;
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], packages.as_slice()].concat())?;
     match missing.iter().find(|need| !need.met()) {
         Some(need) => bail!(
             "`{}` is still missing after installing `{}`: install it by hand",
@@ -38,7 +38,7 @@ pub fn install(purposes: &[Purpose]) -> Result<()> {
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
     let mut command = privilege::as_root("env");
-    workspace::run(command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments))
+    workspace::run(command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]).args(arguments))
 }
 
 /// Names the packages that this system's suites lack, before apt fails in the middle.
