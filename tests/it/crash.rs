@@ -40,6 +40,15 @@ struct Visit {
     answer: Result<u64, String>,
 }
 
+/// Ends the load when it goes, also when the test fails: the load's threads are waited for.
+struct Loading<'a>(&'a AtomicBool);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Connects at `RATE` from all clients in turn until told to stop.
 fn load(stop: &AtomicBool, visits: &Mutex<Vec<Visit>>) {
     std::thread::scope(|scope| {
@@ -87,7 +96,8 @@ fn only_clients_of_a_killed_worker_move() {
     let mut killed = [0; WORKERS];
     let began = Instant::now();
     std::thread::scope(|scope| {
-        let loading = scope.spawn(|| load(&stop, &visits));
+        let loading = Loading(&stop);
+        scope.spawn(|| load(&stop, &visits));
         for kills in 0..KILLS {
             let now = pids(&pool("3000"));
             for (slot, pid) in now.iter().enumerate() {
@@ -106,8 +116,7 @@ fn only_clients_of_a_killed_worker_move() {
         for (slot, pid) in pids(&pool("3000")).into_iter().enumerate() {
             ever[slot].extend(pid);
         }
-        stop.store(true, Ordering::Relaxed);
-        loading.join().expect("the load");
+        drop(loading);
     });
     let visits = visits.into_inner().expect("no thread panics");
     let rate = visits.len() as f64 / began.elapsed().as_secs_f64();
@@ -157,14 +166,14 @@ fn clients_of_others_never_move() {
         .filter(|(_, pid)| *pid != victim)
         .collect();
     std::thread::scope(|scope| {
-        let loading = scope.spawn(|| load(&stop, &visits));
+        let loading = Loading(&stop);
+        scope.spawn(|| load(&stop, &visits));
         for _ in 0..3 {
             let victim = pids(&pool("3000"))[2].expect("a PID");
             kill(victim);
             eventually("slot 2's new worker", || pids(&pool("3000"))[2].filter(|pid| *pid != victim));
         }
-        stop.store(true, Ordering::Relaxed);
-        loading.join().expect("the load");
+        drop(loading);
     });
     let mut seen = 0;
     for Visit { client, answer } in visits.into_inner().expect("no thread panics") {
