@@ -16,7 +16,7 @@ pub fn install(purposes: &[Purpose]) -> Result<()> {
     }
     say("missing, and what each is for:");
     for need in &missing {
-        say(format_args!("  {:<20} {} (Debian: `{}`)", need.name(), need.why, need.packages));
+        say(format_args!("  `{}` for {}: Debian's `{}`", need.name(), need.why, need.packages));
     }
     if workspace::which("apt-get").is_none() {
         bail!("this system has no `apt-get`: install what is listed above with its own package manager");

@@ -58,7 +58,7 @@ pub const NEEDS: &[Need] = &[
     need(Tests, Program("gunicorn"), "gunicorn python3-gunicorn", "a Python server with workers of its own"),
     need(Tests, Program("node"), "nodejs", "workers in JavaScript"),
     need(Tests, Program("npm"), "npm", "the packages of the JavaScript workers"),
-    need(Tests, Program("nginx"), "nginx-light", "a server with workers of its own; its package may start one on port 80"),
+    need(Tests, Program("nginx"), "nginx-light", "a server with workers of its own (its package may start one on port 80)"),
     need(Tests, Program("qemu-system-x86_64"), "qemu-system-x86", "booting other kernels"),
     need(Tests, Program("busybox"), "busybox-static", "the userland of those kernels"),
     need(Tests, Program("xz"), "xz-utils", "unpacking those kernels"),
