@@ -12,8 +12,10 @@ pub fn milliseconds(pool: &Pool, times: usize) -> Result<Vec<f64>> {
     let _follower = Process::start(sticky().args(["attach", &port]).stderr(Stdio::null()))?;
     let worker = example("bench_worker");
     let mut question = example("bench_stats");
-    question.args(["join", &port]).arg(worker.get_program()).arg(times.to_string());
+    question.args(["join", &port]).arg(worker.get_program()).arg((times + 1).to_string());
     let mut stats = Process::start(&mut question)?;
+    // The first one may have come before sticky was ready.
+    stats.line()?;
     let microseconds = (0..times).map(|_| stats.line()?.parse::<f64>().context("a number was expected"));
     microseconds.map(|result| Ok(result? / 1000.0)).collect()
 }

@@ -1,16 +1,21 @@
 //! Answers a second from pools that are steered differently, in rounds that take turns.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use super::figures::Median;
 use super::machine::Spent;
 use super::process::{Pool, example, sticky};
-use crate::{say, workspace};
+use crate::workspace;
 
 /// A round in which others spent more than this share of the processors' time is done again.
 const QUIET: f64 = 0.06;
-/// So many times as many rounds are done again at most: on a busy machine the bench ends all the same.
-const PATIENCE: usize = 20;
+/// How often on average: on a machine that is never quiet the bench ends all the same.
+const PATIENCE: usize = 5;
+/// How long to wait before that, so that others come to an end.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What clients do.
 pub struct Load {
@@ -92,22 +97,21 @@ impl Pools {
         rounds: usize,
         seconds: f64,
     ) -> Result<Rates<N>> {
-        let mut kept = Vec::new();
+        let mut rates = Rates { rounds: Vec::new(), disturbed: 0 };
         let mut repeated = 0;
-        while kept.len() < rounds {
+        while rates.rounds.len() < rounds {
             let before = Spent::now()?;
-            let rates = self.round(load, steerings, kept.len() + repeated, seconds)?;
-            let others = Spent::now()?.by_others_since(&before);
-            if others > QUIET && repeated < rounds * PATIENCE {
+            let round = self.round(load, steerings, rates.rounds.len() + repeated, seconds)?;
+            let disturbed = Spent::now()?.by_others_since(&before) > QUIET;
+            if disturbed && repeated < rounds * PATIENCE {
                 repeated += 1;
+                sleep(PAUSE);
             } else {
-                kept.push(rates);
+                rates.rounds.push(round);
+                rates.disturbed += usize::from(disturbed);
             }
         }
-        if repeated > 0 {
-            say(format_args!("{repeated} rounds were repeated, since other processes used the processors"));
-        }
-        Ok(Rates(kept))
+        Ok(rates)
     }
 
     fn round<const N: usize>(
@@ -133,16 +137,20 @@ impl Pools {
 }
 
 /// Answers a second in each round, for each kind of steering.
-pub struct Rates<const N: usize>(Vec<[f64; N]>);
+pub struct Rates<const N: usize> {
+    rounds: Vec<[f64; N]>,
+    /// How many of the rounds others disturbed, even so.
+    pub disturbed: usize,
+}
 
 impl<const N: usize> Rates<N> {
     /// The median of the `n`-th kind.
     pub fn median(&self, n: usize) -> Median {
-        Median::of(self.0.iter().map(|round| round[n]))
+        Median::of(self.rounds.iter().map(|round| round[n]))
     }
 
     /// The median of the rounds' ratios of the `n`-th kind to the first.
     pub fn ratio(&self, n: usize) -> Median {
-        Median::of(self.0.iter().map(|round| round[n] / round[0]))
+        Median::of(self.rounds.iter().map(|round| round[n] / round[0]))
     }
 }
