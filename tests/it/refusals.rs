@@ -11,7 +11,9 @@ fn refused(wrapper: &[&str], arguments: &[&str], what: &[&str], hint: &str) {
     let sticky = env!("CARGO_BIN_EXE_sticky");
     let output = match wrapper.split_first() {
         Some((program, rest)) => {
-            Command::new(program).args(rest).arg(sticky).args(arguments).output().expect("the wrapper starts")
+            let mut command = Command::new("timeout");
+            command.arg("20").arg(program).args(rest).arg(sticky).args(arguments);
+            command.output().expect("the wrapper starts")
         }
         None => run_sticky(arguments),
     };

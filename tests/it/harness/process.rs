@@ -136,10 +136,12 @@ pub fn start_sticky(arguments: &[&str]) -> Process {
     Process::start(sticky().args(arguments))
 }
 
-/// Runs `sticky` to its end.
+/// Runs `sticky` to its end, which must come soon: exit code 124 says that it did not.
 #[track_caller]
 pub fn run_sticky(arguments: &[&str]) -> Output {
-    sticky().args(arguments).output().expect("sticky starts")
+    let mut command = Command::new("timeout");
+    command.arg(DEADLINE.as_secs().to_string()).arg(sticky().get_program()).args(arguments);
+    command.output().expect("sticky starts")
 }
 
 /// Runs `sticky` to its end, which must be a good one; its standard output.
