@@ -32,7 +32,7 @@ pub struct Args {
 pub fn build_ebpf(args: &Args) -> Result<()> {
     let tools = Tools::find()?;
     let versions = tools.versions()?;
-    let built = object::build(&tools)?;
+    let built = object::build(&tools, &versions)?;
     report::report(&tools, &built)?;
     let object = fs::read(&built).with_context(|| format!("`{}` cannot be read", built.display()))?;
     if args.check { check::check(&object, &versions) } else { keep(&object, &versions) }

@@ -99,6 +99,10 @@ fn join(report: &mut Report, pools: &Pools, rounds: usize) -> Result<()> {
     );
     times.sort_by(f64::total_cmp);
     let (most, max) = (quantile(&times, 0.95), quantile(&times, 1.0));
-    report.say(&format!("    of {} workers; 95 % within {most:.2} ms, all within {max:.2} ms", times.len()));
+    report.say(&format!(
+        "    of {} workers, beside {} other processes; 95 % within {most:.2} ms, all within {max:.2} ms",
+        times.len(),
+        joining::CROWD
+    ));
     Ok(())
 }

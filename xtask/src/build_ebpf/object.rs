@@ -12,14 +12,14 @@ use crate::workspace;
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAMS: &str = "sticky-programs";
 
-/// Builds the kernel programs; the object's path.
-pub fn build(tools: &Tools) -> Result<PathBuf> {
+/// Builds the kernel programs with tools of these versions; the object's path.
+pub fn build(tools: &Tools, versions: &str) -> Result<PathBuf> {
     // A place of its own, since flags and compiler are not those of anything else.
     let target = workspace::target().join("bpf");
     workspace::run(
         tools
             .cargo()
-            .env("CARGO_ENCODED_RUSTFLAGS", flags(tools)?.join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags(tools, versions)?.join("\x1f"))
             .args(["--quiet", "--locked", "--package", "sticky-ebpf", "--bin", PROGRAMS, "--features", "bpf"])
             .args(["--profile", "bpf", "--target", TARGET, "--target-dir"])
             .arg(&target),
@@ -32,10 +32,12 @@ pub fn build(tools: &Tools) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn flags(tools: &Tools) -> Result<Vec<String>> {
+fn flags(tools: &Tools, versions: &str) -> Result<Vec<String>> {
     let flags =
         ["--cfg", "bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Clinker=bpf-linker"];
     let mut flags = flags.map(str::to_owned).to_vec();
+    // cargo does not look at the linker and its LLVM: this makes it build anew when they change.
+    flags.push(format!("--cfg=built_by=\"{}\"", versions.replace('\n', "; ")));
     flags.extend(
         renamed(tools)?.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())),
     );

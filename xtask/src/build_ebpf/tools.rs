@@ -84,21 +84,10 @@ impl Tools {
         Command::new(&self.llvm.readelf)
     }
 
-    /// All that the object's bytes depend on besides the sources, one tool a line.
+    /// All that the object's bytes depend on besides our sources, one tool a line.
     pub fn versions(&self) -> Result<String> {
         let compiler = match self.compiler {
-            Compiler::Debian => [
-                // cargo's version, since the names of symbols have its hashes in them.
-                workspace::output(workspace::cargo().arg("--version"))?,
-                workspace::output(Command::new(DEBIAN_RUSTC).arg("--version"))?,
-                workspace::output(Command::new("dpkg-query").args([
-                    "--show",
-                    "--showformat=${Package} ${Version}\n",
-                    "libstd-rust-web-dev-bpf",
-                    "libllvm22",
-                ]))?,
-            ]
-            .join("\n"),
+            Compiler::Debian => debian_versions()?,
             Compiler::Nightly { .. } => [
                 workspace::output(Command::new("rustup").args(["run", "nightly", "cargo", "--version"]))?,
                 workspace::output(Command::new("rustup").args(["run", "nightly", "rustc", "--version"]))?,
@@ -109,6 +98,23 @@ impl Tools {
         let linker = workspace::output(Command::new("bpf-linker").arg("--version"))?;
         Ok(format!("{compiler}\n{linker}\n"))
     }
+}
+
+fn debian_versions() -> Result<String> {
+    let package = |name: &str| {
+        let format = "--showformat=${Package} ${Version}\n";
+        workspace::output(Command::new("dpkg-query").args(["--show", format, name]))
+    };
+    let mut versions = vec![
+        // The names of symbols have cargo's hashes in them.
+        workspace::output(workspace::cargo().arg("--version"))?,
+        workspace::output(Command::new(DEBIAN_RUSTC).arg("--version"))?,
+        package("libllvm22")?,
+        package("libstd-rust-web-dev-bpf")?,
+    ];
+    // Where the standard library's sources are installed, LLVM adds their lines to BTF.
+    versions.extend(package("rust-web-src").ok());
+    Ok(versions.join("\n"))
 }
 
 /// rustup's nightly, if it has the sources of `core`.
