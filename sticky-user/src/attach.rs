@@ -1,5 +1,7 @@
 //! `sticky attach`: steer a pool that already runs, and follow it.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
 
@@ -7,7 +9,7 @@ use crate::detach;
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
 use crate::listeners;
-use crate::pool::id::Protocol;
+use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::refusal::Refusal;
@@ -62,11 +64,20 @@ fn start(plan: &Plan) -> Result<Vec<Followed>> {
 struct Followed {
     pool: Pool,
     slots: Slots,
+    /// The processes there were at the last look.
+    seen: HashSet<u32>,
+    /// Those of them that hold sockets of the pool.
+    holders: HashSet<u32>,
 }
 
 impl Followed {
     fn start(group: &Group, plan: &Plan) -> Result<Self> {
-        let mut followed = Self { pool: Pool::open(group.id, &plan.steering)?, slots: Slots::default() };
+        let mut followed = Self {
+            pool: Pool::open(group.id, &plan.steering)?,
+            slots: Slots::default(),
+            seen: HashSet::new(),
+            holders: HashSet::new(),
+        };
         let adopted = followed.pool.adopted;
         if let Err(error) = followed.fill(group, plan) {
             if !adopted {
@@ -104,11 +115,33 @@ impl Followed {
         })
     }
 
+    /// The group as it is now.
+    ///
+    /// To look through all processes' descriptors takes milliseconds on a busy machine, so those that are new since the
+    /// last look come first, with the known holders: a new worker mostly is a new process.
+    fn find(&mut self) -> Result<Group> {
+        let id = self.pool.id;
+        let this = |found: &PoolId| *found == id;
+        let likely = || {
+            let now: HashSet<u32> = listeners::processes().collect();
+            let before = std::mem::replace(&mut self.seen, now);
+            let likely = |pid: &u32| !before.contains(pid) || self.holders.contains(pid);
+            self.seen.iter().copied().filter(likely).collect::<Vec<_>>()
+        };
+        let mut groups = group::find(id.protocol, this, likely)?;
+        if groups.iter().flat_map(|group| &group.members).any(|member| member.holders.is_empty()) {
+            groups = group::find(id.protocol, this, listeners::processes)?;
+        }
+        let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
+        self.holders =
+            group.members.iter().flat_map(|member| &member.holders).map(|holder| holder.pid).collect();
+        Ok(group)
+    }
+
     /// Looks at the group once more and tells what changed.
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
-        let groups = group::find(id.protocol, |found| *found == id, listeners::processes)?;
-        let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
+        let group = self.find()?;
         for change in self.sync(&group, mixed)? {
             match change {
                 Change::Joined(slot, member) => {
