@@ -62,7 +62,8 @@ pub const NEEDS: &[Need] = &[
     need(Tests, Program("qemu-system-x86_64"), "qemu-system-x86", "booting other kernels"),
     need(Tests, Program("busybox"), "busybox-static", "the userland of those kernels"),
     need(Tests, Program("xz"), "xz-utils", "unpacking those kernels"),
-    need(KernelObject, File(BPF_STD), "rustc-web libstd-rust-web-dev-bpf", "a Rust compiler for kernel programs, beside rustup's"),
+    need(KernelObject, File("/usr/share/doc/rustc-web/copyright"), "rustc-web", "a Rust compiler beside rustup's, for kernel programs"),
+    need(KernelObject, File(BPF_STD), "libstd-rust-web-dev-bpf", "that compiler's `core` for the kernel"),
     need(KernelObject, File("/usr/lib/llvm-22/include/llvm-c/Core.h"), "llvm-22-dev", "the LLVM that bpf-linker is built on"),
     need(KernelObject, Program("llvm-objcopy-22"), "llvm-22", "taking debug information out of the kernel object"),
 ];
