@@ -84,6 +84,8 @@ pub enum Need {
     Steer,
     /// Attaching hooks to the workers' cgroup.
     Hook,
+    /// Showing workers the proxy as their peer.
+    ShowPeers,
     /// Fetching a socket from a process of another user.
     Fetch,
     /// Being spared the verifier's defence against Spectre, which before Linux 6.17 takes no loops.
@@ -96,6 +98,9 @@ impl Need {
             Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
             Self::Hook => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets")
+            }
+            Self::ShowPeers => {
+                (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to show workers the proxy as their peer")
             }
             Self::Verify => (
                 CapabilitySet::PERFMON,

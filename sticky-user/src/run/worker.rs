@@ -12,8 +12,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::Plan;
-use super::cgroup::Cgroup;
 use super::output::Output;
+use crate::cgroup::Cgroup;
 use crate::sys;
 
 /// A worker that lived this long did not fail to start.
