@@ -1,24 +1,22 @@
 //! The command line: what was typed.
 
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use sticky_ebpf::abi::{Proxies, ProxyProtocol};
-use sticky_ebpf::forwarded::HeaderName;
 use sticky_ebpf::hash::Seed;
 
-use crate::explain::{HeaderLine, Question};
 use crate::group::Target;
-use crate::pool::{Steering, Trust};
-use crate::redirect::Limits;
-use crate::refusal::Refusal;
-use crate::trust::Trusted;
-use crate::{attach, detach, explain, refusal, run, status, trust};
+use crate::pool::Steering;
+use crate::{attach, detach, explain, kernel, refusal, run, status, trust};
+
+mod proxies;
+mod question;
+
+use proxies::{ProxyArgs, TrustArgs, TrustCommand};
+use question::ExplainArgs;
 
 /// Keep each client on one worker of a pool, decided in the kernel
 ///
@@ -158,68 +156,6 @@ struct StatusArgs {
     json: bool,
 }
 
-/// Say which worker a client gets, and why
-///
-/// Computed from the pinned state by the code that the kernel's program was compiled from.
-#[derive(Args)]
-#[command(after_help = EXPLAIN_EXAMPLES)]
-struct ExplainArgs {
-    /// The client's address, unless `--peer` is given, and a port, to be told about its pools only
-    #[arg(value_name = "IP] [[udp:][ADDRESS:]PORT", required_unless_present = "peer", num_args = 1..=2)]
-    what: Vec<Subject>,
-
-    /// The address that connects, say a proxy's
-    #[arg(long, value_name = "IP")]
-    peer: Option<IpAddr>,
-
-    /// A header line of its request, where proxies name the client; may be given several times
-    #[arg(long, value_name = "NAME: VALUE", requires = "peer")]
-    header: Vec<HeaderLine>,
-
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
-}
-
-/// An address or a pool's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subject {
-    Ip(IpAddr),
-    Target(Target),
-}
-
-impl FromStr for Subject {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let ip = text.parse().map(Self::Ip);
-        ip.or_else(|_| text.parse().map(Self::Target)).map_err(|_| "expected an IP address or a port".into())
-    }
-}
-
-impl ExplainArgs {
-    /// What is asked, and about which pools.
-    fn question(self) -> Result<(Question, Option<Target>)> {
-        let (ip, target) = match (self.peer, &self.what[..]) {
-            (None, [Subject::Ip(ip)]) => (*ip, None),
-            (None, [Subject::Ip(ip), Subject::Target(target)]) => (*ip, Some(*target)),
-            (Some(peer), []) => (peer, None),
-            (Some(peer), [Subject::Target(target)]) => (peer, Some(*target)),
-            _ => {
-                let hint = "as in `sticky explain 203.0.113.7 3000` or `sticky explain --peer 10.0.0.1 --header 'X-Forwarded-For: 203.0.113.7' 3000`";
-                return Err(Refusal::new("expected one address, and one port at most", hint).into());
-            }
-        };
-        Ok((Question { ip, headers: self.header }, target))
-    }
-}
-
-const EXPLAIN_EXAMPLES: &str = "\
-Examples:
-  sticky explain 203.0.113.7
-  sticky explain 2001:db8::1 3000 --json
-  sticky explain --peer 10.0.0.1 --header 'X-Forwarded-For: 203.0.113.7, 10.0.0.2'";
-
 /// How to steer
 #[derive(Args)]
 struct SteeringArgs {
@@ -261,123 +197,6 @@ impl SteeringArgs {
     }
 }
 
-/// Trusted proxies: whose header tells the client, and what they may do
-#[derive(Args)]
-#[command(next_help_heading = "Behind a proxy")]
-struct ProxyArgs {
-    /// Believe the client's address that these peers tell: a prefix, an address, or `loopback`, `private` (RFC 1918 and
-    /// fc00::/7), `linklocal`; may be given several times [default: nobody, or as the pool has it]
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    trust: Vec<Trusted>,
-
-    /// The header in which they tell it: x-forwarded-for, forwarded (RFC 7239), or one that holds a single address,
-    /// such as x-real-ip or cf-connecting-ip [default: x-forwarded-for]
-    #[arg(long, value_name = "NAME", requires = "trust", value_parser = parse_header_name)]
-    client_header: Option<HeaderName>,
-
-    /// Their connections begin with a PROXY header (version 1 or 2) that tells it instead; the worker gets the rest, or
-    /// all
-    #[arg(long, value_name = "strip|pass", requires = "trust", value_parser = parse_proxy_protocol)]
-    proxy_protocol: Option<ProxyProtocol>,
-
-    /// Show workers the client as their peer, instead of the proxy
-    #[arg(long, requires = "trust")]
-    real_client_address: bool,
-
-    /// The most bytes of a request's head
-    #[arg(long, value_name = "BYTES", default_value_t = 32768, value_parser = at_least_1, hide_short_help = true)]
-    max_header_bytes: usize,
-
-    /// The most header fields of a request
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_1, hide_short_help = true)]
-    max_headers: usize,
-
-    /// How long a request's head may take to arrive
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, hide_short_help = true)]
-    header_timeout: Duration,
-
-    /// How long a connection may be silent between requests, or within a body
-    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = humantime::parse_duration, hide_short_help = true)]
-    idle_timeout: Duration,
-
-    /// How long a worker may take to let a connection in
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration, hide_short_help = true)]
-    connect_timeout: Duration,
-
-    /// The most connections of proxies at a time; more wait
-    #[arg(long, value_name = "N", default_value_t = 20000, value_parser = at_least_1, hide_short_help = true)]
-    max_connections: usize,
-}
-
-impl ProxyArgs {
-    fn trust(&self) -> Option<Trust> {
-        if self.trust.is_empty() {
-            return None;
-        }
-        let mut proxies = Proxies::NONE
-            .with_protocol(self.proxy_protocol)
-            .with_real_client_address(self.real_client_address);
-        if let Some(header) = self.client_header {
-            proxies.header = header;
-        }
-        let mut prefixes: Vec<_> = self.trust.iter().flat_map(Trusted::prefixes).copied().collect();
-        prefixes.sort();
-        prefixes.dedup();
-        Some(Trust { prefixes, proxies })
-    }
-
-    fn limits(&self, grace: Duration) -> Limits {
-        Limits {
-            header_bytes: self.max_header_bytes,
-            headers: self.max_headers,
-            header_timeout: self.header_timeout,
-            idle_timeout: self.idle_timeout,
-            connect_timeout: self.connect_timeout,
-            connections: self.max_connections,
-            grace,
-        }
-    }
-}
-
-/// Show or change which proxies are trusted, while the pool runs
-///
-/// Needs a sticky that follows the pool: its redirect takes the connections of trusted peers. Those that are there
-/// already go on as they are.
-#[derive(Args)]
-#[command(
-    after_help = "Examples:\n  sticky trust list\n  sticky trust add 10.0.0.0/8\n  sticky trust remove loopback --at 3000"
-)]
-struct TrustArgs {
-    #[command(subcommand)]
-    what: TrustCommand,
-
-    /// Only at these pools
-    #[arg(long, value_name = "[ADDRESS:]PORT", global = true)]
-    at: Option<Target>,
-
-    /// As JSON, for programs
-    #[arg(long, global = true)]
-    json: bool,
-}
-
-#[derive(Subcommand)]
-enum TrustCommand {
-    /// Show who is trusted
-    List,
-    /// Trust these peers too
-    Add {
-        /// A prefix, an address, or `loopback`, `private`, `linklocal`
-        #[arg(value_name = "CIDR", required = true)]
-        who: Vec<Trusted>,
-    },
-    /// Trust these peers no more
-    Remove {
-        /// A prefix as `list` shows it, or `loopback`, `private`, `linklocal`
-        #[arg(value_name = "CIDR", required = true)]
-        who: Vec<Trusted>,
-    },
-}
-
 /// Become a worker: join the cgroup, open sockets, change user, then run the command
 #[derive(Args)]
 struct ExecWorkerArgs {
@@ -387,6 +206,8 @@ struct ExecWorkerArgs {
     user: Option<String>,
     #[arg(long)]
     listen: Vec<Target>,
+    #[arg(long)]
+    descriptors: Option<u64>,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
@@ -396,29 +217,6 @@ fn parse_seed(text: &str) -> Result<Seed, String> {
     let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32 && !text.starts_with('+'));
     let number = number.ok_or("expected 32 hexadecimal digits, as `openssl rand -hex 16` prints")?;
     Ok(Seed([(number >> 64) as u64, number as u64]))
-}
-
-fn parse_header_name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::new(text)
-        .ok_or_else(|| format!("expected a header's name, of {} letters at most", HeaderName::LONGEST))
-}
-
-fn parse_proxy_protocol(text: &str) -> Result<ProxyProtocol, String> {
-    match text {
-        "strip" => Ok(ProxyProtocol::Strip),
-        "pass" => Ok(ProxyProtocol::Pass),
-        _ => {
-            Err("expected `strip` (the worker gets what follows it) or `pass` (the worker gets it too)"
-                .into())
-        }
-    }
-}
-
-fn at_least_1(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number @ 1..) => Ok(number),
-        _ => Err("expected a number, 1 or more".into()),
-    }
 }
 
 /// Runs the command line of this process.
@@ -472,6 +270,7 @@ fn dispatch(command: Command) -> Result<()> {
             print(&if args.json { json(&lists)? } else { trust::text(&lists) })
         }
         Command::ExecWorker(args) => {
+            kernel::limit_descriptors(args.descriptors);
             Err(run::exec::become_worker(&args.cgroup, args.user.as_deref(), &args.listen, &args.command))
         }
     }

@@ -316,13 +316,16 @@ pub fn directories(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, Path
     Ok(pools)
 }
 
-/// Opens the maps of the pools that `wanted` takes; one that comes or goes at this moment is none.
+/// Opens the maps of the pools that `wanted` takes; one that comes or goes at this moment is none, and what another
+/// version left in another network namespace is nobody's business here.
 pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
+    let own = kernel::network_namespace()?;
     let mut pools = Vec::new();
     for (id, dir) in directories(wanted)? {
         match Pins::version(&dir) {
             Ok(0) => {}
             Err(_) if !dir.join(maps::VERSION).exists() => {}
+            Ok(version) if version != VERSION && id.namespace != own => {}
             _ => {
                 let pins = Pins::open(&dir)?;
                 pools.push((id, dir, pins));

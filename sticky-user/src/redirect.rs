@@ -26,6 +26,7 @@ use sticky_ebpf::abi::REDIRECT;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::kernel;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
 use crate::say::say;
@@ -95,6 +96,7 @@ impl Redirect {
         limits: Limits,
         take_over: impl FnOnce(&OwnedFd) -> Result<()>,
     ) -> Result<Self> {
+        kernel::raise_descriptors();
         let socket = socket::open(id, uid)?;
         rustix::net::listen(&socket, BACKLOG).with_context(|| {
             format!(
