@@ -1,8 +1,13 @@
 //! What tests share: a network of their own, processes that end with the test, clients with their own addresses.
 
+pub mod affinity;
 pub mod client;
+pub mod http;
+pub mod load;
 pub mod net;
 pub mod process;
+pub mod proxy;
+pub mod scene;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
