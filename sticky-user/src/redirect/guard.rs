@@ -283,6 +283,19 @@ impl Guard {
     }
 }
 
+/// Writes several parts, mostly one, for which the kernel has a shorter way.
+pub fn poll_write_parts(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut full = parts.iter().filter(|part| !part.is_empty());
+    match (full.next(), full.next()) {
+        (Some(one), None) => Pin::new(stream).poll_write(cx, one),
+        _ => Pin::new(stream).poll_write_vectored(cx, parts),
+    }
+}
+
 /// Sends a refusal, and reads on for a moment: closed with bytes unread, the connection would be reset, and the refusal
 /// lost on its way.
 async fn hang_up(mut stream: TcpStream, status: &'static str) {
@@ -324,7 +337,7 @@ impl AsyncWrite for Guard {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         ready!(guard.poll_interim(cx))?;
-        Pin::new(guard.stream()?).poll_write_vectored(cx, from)
+        poll_write_parts(guard.stream()?, cx, from)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -188,7 +188,7 @@ impl<'a> Forward<'a> {
     }
 
     fn slot(&self, tried: &[Slot]) -> Result<Option<(Slot, u64)>, StatusCode> {
-        let slot = self.lane.choice.slot(&self.config, self.client, tried);
+        let slot = self.lane.choice.slot(self.client, tried);
         slot.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
     }
 

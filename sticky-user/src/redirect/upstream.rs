@@ -19,6 +19,7 @@ use sticky_ebpf::client::Client;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::guard::poll_write_parts;
 use super::message::Upload;
 use crate::pool::pins::Pins;
 
@@ -208,7 +209,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, from)
+        poll_write_parts(&mut self.stream, cx, from)
     }
 
     fn is_write_vectored(&self) -> bool {
