@@ -10,7 +10,7 @@ fn connections_that_are_kept_and_shared() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("", "");
-    let (visits, pool) = check(requests(20_000));
+    let (visits, pool) = check(requests(10_000));
     check_headers(&visits);
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
 }
@@ -20,7 +20,7 @@ fn a_connection_for_each_client() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("http-reuse never", "");
-    let (visits, pool) = check(requests(5_000));
+    let (visits, pool) = check(requests(2_000));
     check_headers(&visits);
     assert_eq!(counted(&pool, "shared"), 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") >= CLIENTS as u64, "{pool:#?}");
@@ -31,7 +31,7 @@ fn http_2() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("http-reuse always", "proto h2");
-    let (visits, pool) = check(requests(5_000));
+    let (visits, pool) = check(requests(2_000));
     check_headers(&visits);
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") < CLIENTS as u64, "nothing was multiplexed: {pool:#?}");
@@ -42,7 +42,7 @@ fn proxy_protocol(server: &str) {
     let _net = net::isolate();
     let _sticky = echo(&["--proxy-protocol", "strip"], &[]);
     let _haproxy = haproxy("", server);
-    let (_, pool) = check(requests(5_000));
+    let (_, pool) = check(requests(2_000));
     assert_eq!(counted(&pool, "shared"), 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") >= CLIENTS as u64, "{pool:#?}");
 }
@@ -63,7 +63,7 @@ fn proxy_protocol_with_its_header() {
     let app = app("peers.py");
     let _sticky = run(&["--proxy-protocol", "pass"], &["python3", &app, "::", "3000"]);
     let _haproxy = haproxy("", "send-proxy");
-    let (visits, _) = check(requests(3_000));
+    let (visits, _) = check(requests(2_000));
     for visit in visits {
         let told = visit.answer.expect("an answer").told();
         let header = told["proxy"].as_str().expect("a PROXY header");

@@ -12,7 +12,7 @@ fn a_connection_for_each_request() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _nginx = nginx("", "");
-    let (visits, pool) = check(requests(5_000));
+    let (visits, pool) = check(requests(2_000));
     check_headers(&visits);
     assert_eq!(outcome(&pool, "redirected"), visits.len() as u64);
     assert_eq!(counted(&pool, "shared"), 0);
@@ -27,7 +27,7 @@ fn connections_that_are_kept_and_shared() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _nginx = nginx("keepalive 32;", KEPT);
-    let (visits, pool) = check(requests(20_000));
+    let (visits, pool) = check(requests(10_000));
     check_headers(&visits);
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") < visits.len() as u64, "{pool:#?}");
@@ -38,6 +38,6 @@ fn workers_of_ipv4_alone() {
     let _net = net::isolate();
     let _sticky = echo(&[], &["0.0.0.0"]);
     let _nginx = nginx("keepalive 32;", KEPT);
-    let (visits, _) = check(requests(3_000));
+    let (visits, _) = check(requests(2_000));
     check_headers(&visits);
 }

@@ -139,6 +139,39 @@ fn a_request_whose_worker_dies_goes_to_the_next() {
     assert_eq!(proxy.response().1, "ok");
 }
 
+/// A process that is killed closes its connections first, and for a moment others still get in.
+#[test]
+fn a_request_whose_worker_dies_slowly_goes_to_the_next() {
+    let mut scene = Scene::new(&[]);
+    let (mut proxy, mut asked) = scene.ask(format!("GET /first HTTP/1.1\r\n{FROM}\r\n"));
+    let dying = asked.worker;
+    asked.wire.say(OK);
+    scene.workers.keep(asked);
+    assert_eq!(proxy.response().1, "ok");
+
+    proxy.say(format!("GET /again HTTP/1.1\r\n{FROM}\r\n"));
+    drop(scene.workers.asked());
+    let asked = scene.workers.asked();
+    assert_eq!((asked.head.first.as_str(), asked.worker), ("GET /again HTTP/1.1", dying));
+    scene.workers.kill(dying);
+    drop(asked);
+    let mut asked = scene.workers.asked();
+    assert_eq!((asked.head.first.as_str(), asked.worker), ("GET /again HTTP/1.1", 1 - dying));
+    asked.wire.say(OK);
+    assert_eq!(proxy.response().1, "ok");
+}
+
+/// However, one that kills workers is not to kill them all.
+#[test]
+fn a_request_that_kills_two_workers_is_given_up() {
+    let mut scene = Scene::new(&[]);
+    let (mut proxy, asked) = scene.ask(format!("GET /poison HTTP/1.1\r\n{FROM}\r\n"));
+    drop(asked);
+    drop(scene.workers.asked());
+    assert_eq!(proxy.head().status(), 502);
+    scene.workers.idle();
+}
+
 /// The worker may have done it: only the client can know whether it may be done twice.
 #[test]
 fn a_request_that_must_not_be_repeated_is_not() {
