@@ -198,6 +198,10 @@ impl Guard {
             into.put_slice(&self.kept[..count]);
             self.kept.advance(count);
             self.in_order -= count;
+            if self.kept.is_empty() {
+                // An idle connection holds no buffer.
+                self.kept = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if self.passed > self.exchange.answered.load(Ordering::Relaxed) {

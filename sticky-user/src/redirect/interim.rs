@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// wait for one.
 pub fn listen(request: &mut Request<Upload>, exchange: &Arc<Exchange>) {
     let expects = request.headers().get(header::EXPECT).map(HeaderValue::as_bytes);
-    let wanted = Arc::new(Notify::new());
-    if expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
-        let wanted = Arc::clone(&wanted);
+    let expects = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let wanted = expects.then(|| Arc::new(Notify::new()));
+    if let Some(wanted) = wanted.clone() {
         let go = async move {
             // Late or not, the body goes.
             let _ = tokio::time::timeout(PATIENCE, wanted.notified()).await;
@@ -30,7 +30,7 @@ pub fn listen(request: &mut Request<Upload>, exchange: &Arc<Exchange>) {
     let exchange = Arc::clone(exchange);
     ext::on_informational(request, move |answer| {
         if answer.status() == StatusCode::CONTINUE {
-            wanted.notify_one();
+            wanted.iter().for_each(|wanted| wanted.notify_one());
             return;
         }
         let reason = answer.status().canonical_reason().unwrap_or_default();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use sticky_ebpf::abi::{Config, Event, Slot};
@@ -145,8 +146,7 @@ impl<'a> Forward<'a> {
     ) -> Self {
         let (parts, body) = request.into_parts();
         let empty = body.is_end_stream();
-        let spare = (empty && parts.method.is_idempotent())
-            .then(|| Request::from_parts(parts.clone(), Upload::Empty));
+        let spare = (empty && parts.method.is_idempotent()).then(|| copy(&parts));
         let upload = if empty { Upload::Empty } else { Upload::Body(body) };
         let mut request = Request::from_parts(parts, upload);
         interim::listen(&mut request, &proxy.exchange);
@@ -203,6 +203,16 @@ impl<'a> Forward<'a> {
             None => Ok((upstream.connect(key, self.proxy.address.port()).await?, false)),
         }
     }
+}
+
+/// A request without a body once more. It lacks the case that header names were written in: a copy is made of every
+/// request, and sent of next to none.
+fn copy(parts: &Parts) -> Request<Upload> {
+    let mut copy = Request::new(Upload::Empty);
+    *copy.method_mut() = parts.method.clone();
+    *copy.uri_mut() = parts.uri.clone();
+    *copy.headers_mut() = parts.headers.clone();
+    copy
 }
 
 /// Makes a worker's answer one for the proxy; after a 101 that was `wanted`, the connections become a tunnel.
