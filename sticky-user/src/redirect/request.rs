@@ -28,7 +28,7 @@ pub async fn forward(lane: &Lane, proxy: &Rc<Proxy>, mut request: Request<Incomi
     let answer = match prepare(lane, proxy, &mut request) {
         Ok((config, client, upgrade)) => {
             let wanted = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-            let answer = Forward::new(lane, proxy, config, client, request).run().await;
+            let answer = Forward::new(lane, proxy, config, client, request, version).run().await;
             answer.and_then(|answer| pass_on(lane, proxy, answer, wanted))
         }
         Err(status) => Err(status),
@@ -143,13 +143,14 @@ impl<'a> Forward<'a> {
         config: Config,
         client: Client,
         request: Request<Incoming>,
+        version: Version,
     ) -> Self {
         let (parts, body) = request.into_parts();
         let empty = body.is_end_stream();
         let spare = (empty && parts.method.is_idempotent()).then(|| copy(&parts));
         let upload = if empty { Upload::Empty } else { Upload::Body(body) };
         let mut request = Request::from_parts(parts, upload);
-        interim::listen(&mut request, &proxy.exchange);
+        interim::listen(&mut request, (version == Version::HTTP_11).then_some(&proxy.exchange));
         Self { lane, proxy, config, client, request, spare }
     }
 
@@ -194,10 +195,10 @@ impl<'a> Forward<'a> {
 
     /// A connection to the worker in `slot`, and whether it was used before.
     async fn line(&self, slot: Slot, cookie: u64, fresh: bool) -> Result<(Line, bool), Failure> {
-        let real = self.config.proxies.real_client_address();
+        let upstream = &self.lane.upstream;
+        let real = self.config.proxies.real_client_address() && upstream.can_show(self.client);
         let shown = if real { self.client } else { Client::from(self.proxy.address.ip()) };
         let key = Key { slot, cookie, shown };
-        let upstream = &self.lane.upstream;
         match upstream.reuse(key).filter(|_| !fresh) {
             Some(line) => Ok((line, true)),
             None => Ok((upstream.connect(key, self.proxy.address.port()).await?, false)),

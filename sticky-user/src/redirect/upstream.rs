@@ -57,6 +57,7 @@ type Idle = (SendRequest<Upload>, Instant);
 pub struct Upstream {
     from: IpAddr,
     to: SocketAddr,
+    ipv4: bool,
     timeout: Duration,
     relays: Arc<Mutex<Pins>>,
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
@@ -64,8 +65,21 @@ pub struct Upstream {
 
 impl Upstream {
     /// Connects from `from` to a pool that can be reached at `to`, and tells the kernel through `relays`.
-    pub fn new(from: IpAddr, to: SocketAddr, timeout: Duration, relays: Arc<Mutex<Pins>>) -> Self {
-        Self { from, to, timeout, relays, idle: RefCell::default() }
+    ///
+    /// With `ipv4` the workers' sockets are of IPv4 alone.
+    pub fn new(
+        from: IpAddr,
+        to: SocketAddr,
+        ipv4: bool,
+        timeout: Duration,
+        relays: Arc<Mutex<Pins>>,
+    ) -> Self {
+        Self { from, to, ipv4, timeout, relays, idle: RefCell::default() }
+    }
+
+    /// Whether workers can be shown this address: a socket of IPv4 has no way to show one of IPv6.
+    pub fn can_show(&self, address: Client) -> bool {
+        !self.ipv4 || address.is_v4()
     }
 
     /// A connection that is there already and was used a moment ago.
