@@ -1,11 +1,11 @@
 //! One request: its client → the client's slot → a connection to that worker → the worker's answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use sticky_ebpf::abi::{Config, Event, Slot};
@@ -33,11 +33,13 @@ pub async fn forward(lane: &Lane, proxy: &Rc<Proxy>, mut request: Request<Incomi
         }
         Err(status) => Err(status),
     };
+    // The rest of a request that is answered early is not read, so nothing can follow it: RFC 9110 section 10.1.1.
+    let early = answer.as_ref().is_ok_and(|(_, line)| line.is_sending());
     let mut answer = match answer {
         Ok((answer, line)) => answer.map(|body| Download::from_worker(body, line, answering)),
         Err(status) => refusal(lane, status).map(|text| Download::text(text, answering)),
     };
-    if lane.stop.is_cancelled()
+    if (early || lane.stop.is_cancelled())
         && version < Version::HTTP_2
         && answer.status() != StatusCode::SWITCHING_PROTOCOLS
     {
@@ -147,9 +149,10 @@ impl<'a> Forward<'a> {
     ) -> Self {
         let (parts, body) = request.into_parts();
         let empty = body.is_end_stream();
-        let spare = (empty && parts.method.is_idempotent()).then(|| copy(&parts));
-        let upload = if empty { Upload::Empty } else { Upload::Body(body) };
+        let repeatable = empty && parts.method.is_idempotent();
+        let upload = if empty { Upload::Empty } else { Upload::Body(body, Arc::default()) };
         let mut request = Request::from_parts(parts, upload);
+        let spare = repeatable.then(|| copy(&request));
         interim::listen(&mut request, (version == Version::HTTP_11).then_some(&proxy.exchange));
         Self { lane, proxy, config, client, request, spare }
     }
@@ -176,8 +179,13 @@ impl<'a> Forward<'a> {
                 Ok(answer) => return Ok((answer, line)),
                 Err(unsent) => unsent,
             };
-            // What was sent is sent again only once: a request that kills workers is not to kill them all.
-            self.request = unsent.or_else(|| self.spare.take()).ok_or(StatusCode::BAD_GATEWAY)?;
+            // What was sent is sent again only once: a request that kills workers is not to kill them all. It does not
+            // count over an older connection: that was closed already, most likely.
+            let spare = self.spare.take();
+            if reused {
+                self.spare = spare.as_ref().map(copy);
+            }
+            self.request = unsent.or(spare).ok_or(StatusCode::BAD_GATEWAY)?;
             self.lane.events.count(Event::Retried);
             if reused {
                 fresh = true;
@@ -208,11 +216,11 @@ impl<'a> Forward<'a> {
 
 /// A request without a body once more. It lacks the case that header names were written in: a copy is made of every
 /// request, and sent of next to none.
-fn copy(parts: &Parts) -> Request<Upload> {
+fn copy(request: &Request<Upload>) -> Request<Upload> {
     let mut copy = Request::new(Upload::Empty);
-    *copy.method_mut() = parts.method.clone();
-    *copy.uri_mut() = parts.uri.clone();
-    *copy.headers_mut() = parts.headers.clone();
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
     copy
 }
 
