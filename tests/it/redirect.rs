@@ -3,6 +3,7 @@
 mod bodies;
 mod interim;
 mod persistence;
+mod proxy_protocol;
 mod tunnels;
 
 use crate::harness::scene::Scene;

@@ -82,6 +82,12 @@ impl Workers {
         })
     }
 
+    /// A connection that has come, whatever it says.
+    pub fn taken(&mut self) -> Option<(usize, Wire)> {
+        self.accept();
+        self.open.pop()
+    }
+
     /// Gives a worker's end back, for later requests.
     pub fn keep(&mut self, asked: Asked) {
         self.open.push((asked.worker, asked.wire));
