@@ -52,6 +52,23 @@ fn look_alikes_are_ordinary_headers() {
 }
 
 #[test]
+fn the_largest_heads_pass() {
+    let pool = Pool::new();
+    let head = "GET /large HTTP/1.1\r\nHost: pool\r\nX-Forwarded-For: 203.0.113.9\r\nX: \r\n\r\n";
+    let value = "x".repeat(32 * 1024 - head.len());
+    let got = pool.pass(&format!("GET $ HTTP/1.1\r\n$HX: {value}\r\n\r\n"), "/large");
+    assert_eq!(got.all("x"), [value]);
+    let got = pool.pass(&format!("GET $ HTTP/1.1\r\n$H{}\r\n", "X: y\r\n".repeat(98)), "/many");
+    assert_eq!(got.all("x").len(), 98);
+    // In as many pieces as there are bytes.
+    let mut proxy = Proxy::dial();
+    for byte in written("POST $ HTTP/1.1\r\n$HTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nab\r\n0\r\nX: y\r\n\r\n", "/slow").bytes() {
+        proxy.send([byte]);
+    }
+    assert_eq!(proxy.answers(), [(200, "/slow".to_owned())]);
+}
+
+#[test]
 fn bodies_end_where_they_say() {
     let pool = Pool::new();
     // CL.0: to whoever overlooks the length this is two requests.
@@ -80,6 +97,7 @@ fn connection_takes_away_nothing_that_matters() {
     for (number, named) in [
         "X-Forwarded-For",
         "close, X-Forwarded-For",
+        "close, Host",
         "Host",
         "x-forwarded-for, hOST, Content-Length",
         "Content-Length",
