@@ -7,6 +7,7 @@ pub mod load;
 pub mod net;
 pub mod process;
 pub mod proxy;
+pub mod recorder;
 pub mod scene;
 
 use std::path::PathBuf;

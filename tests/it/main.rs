@@ -9,6 +9,8 @@ mod crash;
 mod faults;
 mod harness;
 mod kernels;
+mod limits;
+mod malformed;
 mod manual;
 mod proxies;
 mod redirect;
