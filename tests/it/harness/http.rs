@@ -21,8 +21,7 @@ pub struct Wire {
 pub struct Head {
     /// The request line or the status line.
     pub first: String,
-    /// The headers, as they were written.
-    pub headers: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
 }
 
 impl Head {
@@ -34,6 +33,11 @@ impl Head {
             Ok((name.to_owned(), value.trim().to_owned()))
         });
         Ok(Self { first, headers: headers.collect::<io::Result<_>>()? })
+    }
+
+    /// The headers, as they were written.
+    pub fn lines(&self) -> Vec<(&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 
     /// The values of all headers of this name, whatever its case.

@@ -91,7 +91,8 @@ fn a_worker_may_refuse() {
 fn http_2_in_clear_text_is_not_offered() {
     let mut scene = Scene::new(&[]);
     let (mut proxy, mut asked) = scene.ask(format!(
-        "GET / HTTP/1.1\r\n{FROM}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n\r\n"
+        "GET / HTTP/1.1\r\n{FROM}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+         HTTP2-Settings: AAMAAABkAAQAoAAA\r\n\r\n"
     ));
     assert_eq!(asked.head.get("upgrade"), None);
     assert_eq!(asked.head.get("http2-settings"), None);
