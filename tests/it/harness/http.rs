@@ -101,7 +101,13 @@ impl Wire {
     /// Waits for more; false at the end.
     fn more(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 16 * 1024];
-        let length = self.stream.read(&mut chunk)?;
+        // A read with a time limit may be interrupted where others go on: signal(7).
+        let length = loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.heard.extend_from_slice(&chunk[..length]);
         Ok(length > 0)
     }
