@@ -6,11 +6,12 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::client::Masks;
+use crate::client::{Client, Masks};
+use crate::forwarded::HeaderName;
 use crate::hash::Seed;
 
 /// The version of everything in this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The most slots a pool can have.
 pub const MAX_SLOTS: usize = 256;
@@ -20,6 +21,18 @@ pub const TABLE_LEN: usize = 1 << 14;
 
 /// A listening socket's stable number in its pool, its index in the socket array.
 pub type Slot = u16;
+
+/// The index of the redirect's listening socket in the socket array, behind all slots.
+pub const REDIRECT: Slot = MAX_SLOTS as Slot;
+
+/// Entries of the socket array: the slots and the redirect.
+pub const SOCKETS: usize = MAX_SLOTS + 1;
+
+/// The most prefixes that can be trusted.
+pub const MAX_TRUSTED: usize = 1024;
+
+/// The most connections of the redirect to workers at a time.
+pub const MAX_RELAYED: usize = 1 << 16;
 
 /// Names of maps and programs: in the object, and as files of the pool's directory.
 pub mod maps {
@@ -31,6 +44,12 @@ pub mod maps {
     pub const TABLES: &str = "TABLES";
     /// Socket array, slot → listening socket. Read from user space it gives the socket's cookie.
     pub const SOCKETS: &str = "SOCKETS";
+    /// `LpmTrie<Client, u8>`: the prefixes of trusted proxies, of v4-mapped addresses for IPv4.
+    pub const TRUSTED: &str = "TRUSTED";
+    /// `HashMap<Source, Relay>`: the redirect's own connections.
+    pub const RELAYED: &str = "RELAYED";
+    /// `Array<u64>` of [`super::Event::ALL`]: what the redirect did, as it counts itself.
+    pub const REDIRECTED: &str = "REDIRECTED";
     /// `PerCpuArray<u64>` of [`super::COUNTERS`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of `u32`, the new TCP state of a socket that began or ceased to listen; not pinned.
@@ -49,12 +68,124 @@ pub struct Config {
     pub seed: Seed,
     /// What tells clients apart.
     pub masks: Masks,
+    /// How connections of trusted proxies are treated.
+    pub proxies: Proxies,
 }
 
 impl Config {
-    /// A pool of `slots` slots that uses the first of its lookup tables.
+    /// A pool of `slots` slots that uses the first of its lookup tables, and trusts no proxy.
     pub const fn new(slots: u32, seed: Seed, masks: Masks) -> Self {
-        Self { slots, table: 0, seed, masks }
+        Self { slots, table: 0, seed, masks, proxies: Proxies::NONE }
+    }
+}
+
+/// How connections of trusted proxies are treated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxies {
+    flags: u32,
+    /// The header in which they name the client.
+    pub header: HeaderName,
+}
+
+/// The PROXY protocol of trusted proxies: what becomes of its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// The worker gets what comes after it.
+    Strip,
+    /// The worker gets it too.
+    Pass,
+}
+
+impl Proxies {
+    /// Nobody is trusted.
+    pub const NONE: Self = Self { flags: 0, header: HeaderName::X_FORWARDED_FOR };
+
+    const TRUSTING: u32 = 1;
+    const STRIP: u32 = 2;
+    const PASS: u32 = 4;
+    const REAL_CLIENT_ADDRESS: u32 = 8;
+
+    /// Whether anybody is trusted. Where not, the program looks into none of the maps for proxies.
+    #[inline(always)]
+    pub const fn trusting(&self) -> bool {
+        self.flags & Self::TRUSTING != 0
+    }
+
+    /// Whether their connections begin with a PROXY header.
+    pub const fn protocol(&self) -> Option<ProxyProtocol> {
+        match self.flags & (Self::STRIP | Self::PASS) {
+            0 => None,
+            Self::STRIP => Some(ProxyProtocol::Strip),
+            _ => Some(ProxyProtocol::Pass),
+        }
+    }
+
+    /// Whether workers see the client as their peer, instead of the proxy.
+    pub const fn real_client_address(&self) -> bool {
+        self.flags & Self::REAL_CLIENT_ADDRESS != 0
+    }
+
+    /// The same, with somebody or nobody trusted.
+    pub const fn with_trusting(self, trusting: bool) -> Self {
+        self.with(Self::TRUSTING, if trusting { Self::TRUSTING } else { 0 })
+    }
+
+    /// The same, with another protocol.
+    pub const fn with_protocol(self, protocol: Option<ProxyProtocol>) -> Self {
+        let flag = match protocol {
+            None => 0,
+            Some(ProxyProtocol::Strip) => Self::STRIP,
+            Some(ProxyProtocol::Pass) => Self::PASS,
+        };
+        self.with(Self::STRIP | Self::PASS, flag)
+    }
+
+    /// The same, with workers that see the client or the proxy as their peer.
+    pub const fn with_real_client_address(self, real: bool) -> Self {
+        self.with(Self::REAL_CLIENT_ADDRESS, if real { Self::REAL_CLIENT_ADDRESS } else { 0 })
+    }
+
+    const fn with(self, mask: u32, flag: u32) -> Self {
+        Self { flags: self.flags & !mask | flag, ..self }
+    }
+}
+
+/// Where a connection of the redirect to a worker comes from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    address: Client,
+    /// The two bytes of network byte order as a number, widened: an array of padding would be filled by `memset`, in
+    /// which the verifier finds a loop.
+    port: u64,
+}
+
+impl Source {
+    /// A connection from this address and `port`, in network byte order.
+    #[inline(always)]
+    pub const fn new(address: Client, port: u16) -> Self {
+        Self { address, port: port as u64 }
+    }
+}
+
+/// What a connection of the redirect is for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// The address that the worker sees as its peer's.
+    pub shown: Client,
+    /// The port that goes with it, in network byte order.
+    pub shown_port: u16,
+    /// The slot whose worker gets the connection.
+    pub slot: Slot,
+    padding: u32,
+}
+
+impl Relay {
+    /// A connection to `slot` that seems to come from `shown` and its port, in network byte order.
+    pub const fn new(slot: Slot, shown: Client, shown_port: u16) -> Self {
+        Self { shown, shown_port, slot, padding: 0 }
     }
 }
 
@@ -82,12 +213,27 @@ pub enum Outcome {
     Refused = 4,
     /// The packet's source address could not be read; steered as the client `::`, besides its own outcome.
     NoAddress = 5,
+    /// A trusted proxy's connection, sent to the redirect.
+    Redirected = 6,
+    /// The redirect's own connection, sent to the slot that it is for.
+    Relayed = 7,
+    /// A trusted proxy's connection without a redirect to take it: chosen by the proxy's address and port.
+    Unredirected = 8,
 }
 
 impl Outcome {
     /// All outcomes, in the order of their counters.
-    pub const ALL: [Self; 6] =
-        [Self::Table, Self::Next, Self::Fallback, Self::Migrated, Self::Refused, Self::NoAddress];
+    pub const ALL: [Self; 9] = [
+        Self::Table,
+        Self::Next,
+        Self::Fallback,
+        Self::Migrated,
+        Self::Refused,
+        Self::NoAddress,
+        Self::Redirected,
+        Self::Relayed,
+        Self::Unredirected,
+    ];
 
     /// The name in `sticky status`, and what it means.
     pub const fn describe(self) -> (&'static str, &'static str) {
@@ -97,13 +243,19 @@ impl Outcome {
             Self::Fallback => ("fallback", "chosen in turn, all candidates' slots being empty"),
             Self::Migrated => ("migrated", "moved from the queue of a worker that went away"),
             Self::Refused => ("refused", "refused, no worker being alive"),
+            Self::Redirected => ("redirected", "from trusted proxies, sent to the redirect"),
+            Self::Relayed => ("relayed", "from the redirect, sent to the worker of its clients"),
+            Self::Unredirected => (
+                "unredirected",
+                "from trusted proxies, chosen by their address and port for want of a redirect",
+            ),
             Self::NoAddress => ("no_address", "steered without a source address"),
         }
     }
 }
 
 /// The counters of outcomes come first, then one for each slot: connections (UDP: datagrams) that it got.
-pub const COUNTERS: usize = 8 + MAX_SLOTS;
+pub const COUNTERS: usize = 16 + MAX_SLOTS;
 
 impl Outcome {
     /// Where the outcome is counted.
@@ -116,17 +268,58 @@ impl Outcome {
 /// Where a slot's connections are counted.
 #[inline(always)]
 pub const fn slot_counter(slot: Slot) -> u32 {
-    8 + slot as u32
+    16 + slot as u32
+}
+
+/// What the redirect counts.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A proxy's connection was taken.
+    Connection = 0,
+    /// A proxy's connection ended.
+    Closed = 1,
+    /// A request was forwarded, or answered for want of a worker.
+    Request = 2,
+    /// A connection carried its second client.
+    Shared = 3,
+    /// A message was refused since it was malformed, too large or too slow.
+    Malformed = 4,
+    /// A request or a connection got no answer from any worker.
+    Unserved = 5,
+    /// A request was sent to another worker, or once more, since the first one went away.
+    Retried = 6,
+    /// A connection became a tunnel.
+    Tunnel = 7,
+}
+
+impl Event {
+    /// All events, in the order of their counters.
+    pub const ALL: [Self; 8] = [
+        Self::Connection,
+        Self::Closed,
+        Self::Request,
+        Self::Shared,
+        Self::Malformed,
+        Self::Unserved,
+        Self::Retried,
+        Self::Tunnel,
+    ];
 }
 
 const _: () = {
     assert!(TABLE_LEN.is_power_of_two());
     assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= Slot::MAX as usize);
     assert!(size_of::<Masks>() == 32 && align_of::<Masks>() == 8);
-    assert!(size_of::<Config>() == 56 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 104 && align_of::<Config>() == 8);
+    assert!(offset_of!(Config, proxies) == 56);
+    assert!(size_of::<Proxies>() == 48 && offset_of!(Proxies, header) == 4);
+    assert!(size_of::<Client>() == 16);
+    assert!(size_of::<Source>() == 24 && offset_of!(Source, port) == 16);
+    assert!(size_of::<Relay>() == 24 && offset_of!(Relay, shown_port) == 16 && offset_of!(Relay, slot) == 18);
     assert!(offset_of!(Config, table) == 4);
     assert!(offset_of!(Config, seed) == 8);
     assert!(offset_of!(Config, masks) == 24);
     assert!(size_of::<Table>() == 2 * TABLE_LEN);
-    assert!(Outcome::ALL.len() <= 8);
+    assert!(Outcome::ALL.len() <= 16);
 };

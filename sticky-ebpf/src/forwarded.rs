@@ -66,6 +66,8 @@
 mod address;
 mod element;
 
+use core::fmt;
+
 use address::Address;
 use element::{Element, Role};
 
@@ -93,6 +95,71 @@ impl ClientHeader {
         } else {
             Self::Single
         }
+    }
+}
+
+/// The name of the client header, in lower case.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HeaderName {
+    length: u8,
+    bytes: [u8; Self::LONGEST],
+}
+
+impl HeaderName {
+    /// The longest name, in bytes.
+    pub const LONGEST: usize = 43;
+
+    /// `X-Forwarded-For`.
+    pub const X_FORWARDED_FOR: Self = match Self::new("x-forwarded-for") {
+        Some(name) => name,
+        None => panic!("the name is short"),
+    };
+
+    /// A header's name, a token of RFC 9110 section 5.6.2; `None` for anything else, or longer than [`Self::LONGEST`].
+    pub const fn new(name: &str) -> Option<Self> {
+        let name = name.as_bytes();
+        if name.is_empty() || name.len() > Self::LONGEST {
+            return None;
+        }
+        let mut bytes = [0; Self::LONGEST];
+        let mut at = 0;
+        while at < name.len() {
+            match name[at] {
+                byte @ (b'0'..=b'9'
+                | b'A'..=b'Z'
+                | b'a'..=b'z'
+                | b'!'
+                | b'#'..=b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'..=b'`'
+                | b'|'
+                | b'~') => bytes[at] = byte.to_ascii_lowercase(),
+                _ => return None,
+            }
+            at += 1;
+        }
+        Some(Self { length: name.len() as u8, bytes })
+    }
+
+    /// The name, in lower case.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// How the header is read.
+    pub fn kind(&self) -> ClientHeader {
+        ClientHeader::named(self.as_str())
+    }
+}
+
+impl fmt::Debug for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
     }
 }
 

@@ -17,15 +17,28 @@ pub struct Choice {
     pub outcome: Outcome,
 }
 
-/// The first candidate for `client` that `alive` takes, or `None` when no slot is alive.
+/// What places a client: every connection of it the same.
+#[inline(always)]
+pub fn affine(config: &Config, client: Client) -> u64 {
+    hash(config.seed, config.masks.apply(client))
+}
+
+/// What places a connection of a proxy whose clients nobody looks for: each by itself, since its address alone would
+/// place all of them alike. `port` is the proxy's.
+#[inline(always)]
+pub fn spread(config: &Config, proxy: Client, port: u16) -> u64 {
+    let [high, low] = proxy.words();
+    hash(config.seed, Client::v6([high ^ (port as u64) << 48, low]))
+}
+
+/// The first candidate for `hash` that `alive` takes, or `None` when no slot is alive.
 #[inline(always)]
 pub fn steer(
     config: &Config,
     table: &Table,
-    client: Client,
+    hash: u64,
     mut alive: impl FnMut(Slot) -> bool,
 ) -> Option<Choice> {
-    let hash = hash(config.seed, config.masks.apply(client));
     let slot = candidate(table, hash, 0);
     if alive(slot) {
         return Some(Choice { slot, outcome: Outcome::Table });
@@ -69,8 +82,8 @@ mod tests {
         fn one_worker_gone_moves_only_its_clients(gone in 0u16..8, address: u32) {
             let (config, table) = pool(8);
             let client = Client::v4(address);
-            let before = steer(&config, &table, client, |_| true).expect("all are alive");
-            let after = steer(&config, &table, client, |slot| slot != gone).expect("seven are alive");
+            let before = steer(&config, &table, affine(&config, client), |_| true).expect("all are alive");
+            let after = steer(&config, &table, affine(&config, client), |slot| slot != gone).expect("seven are alive");
             prop_assert_eq!(before.outcome, Outcome::Table);
             if before.slot == gone {
                 prop_assert!(after.slot != gone && after.outcome != Outcome::Table);
@@ -83,14 +96,14 @@ mod tests {
         fn the_last_worker_alive_is_always_found(slots in 1u32..=MAX_SLOTS as u32, pick: u16, words: [u64; 2]) {
             let (config, table) = pool(slots);
             let last = pick % slots as u16;
-            let found = steer(&config, &table, Client::v6(words), |slot| slot == last);
+            let found = steer(&config, &table, affine(&config, Client::v6(words)), |slot| slot == last);
             prop_assert_eq!(found.map(|choice| choice.slot), Some(last));
         }
 
         #[test]
         fn nobody_alive_is_nobody(words: [u64; 2]) {
             let (config, table) = pool(4);
-            prop_assert_eq!(steer(&config, &table, Client::v6(words), |_| false), None);
+            prop_assert_eq!(steer(&config, &table, affine(&config, Client::v6(words)), |_| false), None);
         }
     }
 
@@ -100,8 +113,9 @@ mod tests {
         let mut takers = [0u32; 4];
         for n in 0..4000u32 {
             let client = Client::v4(n);
-            if steer(&config, &table, client, |_| true).map(|c| c.slot) == Some(2) {
-                let next = steer(&config, &table, client, |slot| slot != 2).expect("three are alive");
+            if steer(&config, &table, affine(&config, client), |_| true).map(|c| c.slot) == Some(2) {
+                let next = steer(&config, &table, affine(&config, client), |slot| slot != 2)
+                    .expect("three are alive");
                 takers[usize::from(next.slot)] += 1;
             }
         }

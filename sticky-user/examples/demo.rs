@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{env, process, thread};
 
 use anyhow::{Context as _, Result, bail};
-use sticky::explain;
+use sticky::explain::{self, Question};
 use sticky::group::Target;
 
 fn main() -> ExitCode {
@@ -79,5 +79,6 @@ fn text(client: IpAddr, port: u16) -> String {
 /// As `sticky explain` says it: computed from what is pinned, by the code that the kernel's program was compiled from.
 fn why(client: IpAddr, port: u16) -> Result<String> {
     let target: Target = port.to_string().parse().map_err(anyhow::Error::msg)?;
-    explain::text(client, &explain::explain(client, Some(&target))?)
+    let question = Question { ip: client, headers: Vec::new() };
+    explain::text(&question, &explain::explain(&question, Some(&target))?)
 }

@@ -12,7 +12,9 @@ use crate::listeners;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
+use crate::redirect;
 use crate::refusal::Refusal;
+use crate::run::TRUST;
 use crate::say::{ready, say};
 use crate::stop::Stop;
 use crate::watch::Watch;
@@ -99,7 +101,7 @@ impl Followed {
                 anyhow::bail!("{} of {} cannot be steered: {why}", member.programs(), group.id);
             }
         }
-        Ok(())
+        if plan.once { Ok(()) } else { self.pool.serve_proxies(&group.members) }
     }
 
     fn sync(&mut self, group: &Group, mixed: bool) -> Result<Vec<Change>> {
@@ -142,7 +144,9 @@ impl Followed {
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
         let group = self.find()?;
-        for change in self.sync(&group, mixed)? {
+        let changes = self.sync(&group, mixed)?;
+        self.pool.serve_proxies(&group.members)?;
+        for change in changes {
             match change {
                 Change::Joined(slot, member) => {
                     say(format_args!("{id}: slot {slot} has {}", member.programs()))
@@ -173,8 +177,20 @@ async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Res
                     one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
                 }
             }
+            () = tokio::time::sleep(TRUST) => {
+                for one in followed.iter_mut().filter(|one| one.pool.trust_changed()) {
+                    let id = one.pool.id;
+                    one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
+                }
+            }
             () = stop.told() => break,
         }
+    }
+    let redirects = followed.iter_mut().filter_map(|one| one.pool.take_redirect()).collect();
+    tokio::select! {
+        () = redirect::close(redirects) => {}
+        // Told twice: at once.
+        () = stop.told() => {}
     }
     say(format_args!("steering goes on without this process; `sticky detach {}` ends it", plan.target));
     Ok(())

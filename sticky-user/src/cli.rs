@@ -1,7 +1,6 @@
 //! The command line: what was typed.
 
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +10,13 @@ use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
 use crate::pool::Steering;
-use crate::{attach, detach, explain, refusal, run, status};
+use crate::{attach, detach, explain, kernel, refusal, run, status, trust};
+
+mod proxies;
+mod question;
+
+use proxies::{ProxyArgs, TrustArgs, TrustCommand};
+use question::ExplainArgs;
 
 /// Keep each client on one worker of a pool, decided in the kernel
 ///
@@ -40,6 +45,7 @@ enum Command {
     Detach(DetachArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
+    Trust(TrustArgs),
     #[command(hide = true)]
     ExecWorker(ExecWorkerArgs),
 }
@@ -64,7 +70,8 @@ struct RunArgs {
     #[arg(long)]
     user: Option<String>,
 
-    /// How long workers may take to end after SIGTERM, before SIGKILL
+    /// How long workers may take to end after SIGTERM, before SIGKILL; before that, how long connections of trusted
+    /// proxies may take to end
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
@@ -75,6 +82,9 @@ struct RunArgs {
     #[command(flatten)]
     steering: SteeringArgs,
 
+    #[command(flatten)]
+    proxies: ProxyArgs,
+
     /// The command each worker runs
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -84,7 +94,8 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   sticky run -- node server.js
   sticky run -w 4 --user www-data -- python3 app.py
-  sticky run --ipv4-prefix 24 --grace 30s -- ./chat --port 8080";
+  sticky run --ipv4-prefix 24 --grace 30s -- ./chat --port 8080
+  sticky run --trust loopback -- node server.js    behind a proxy on this host";
 
 /// Steer a pool that runs already, and follow it
 ///
@@ -101,15 +112,22 @@ struct AttachArgs {
     target: Target,
 
     /// Set steering up and exit; it goes on without any process
-    #[arg(long)]
+    #[arg(long, conflicts_with = "trust")]
     once: bool,
 
     /// Take in sockets of different programs or users
     #[arg(long)]
     mixed: bool,
 
+    /// How long connections of trusted proxies may take to end when this process is stopped
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+
     #[command(flatten)]
     steering: SteeringArgs,
+
+    #[command(flatten)]
+    proxies: ProxyArgs,
 }
 
 /// Give a pool back to the kernel and forget it
@@ -130,24 +148,6 @@ struct DetachArgs {
 #[command(after_help = "Examples:\n  sticky status\n  sticky status 3000 --json")]
 struct StatusArgs {
     /// Only these pools
-    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
-    target: Option<Target>,
-
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
-}
-
-/// Say which worker a client gets, and why
-///
-/// Computed from the pinned state by the code that the kernel's program was compiled from.
-#[derive(Args)]
-#[command(after_help = "Examples:\n  sticky explain 203.0.113.7\n  sticky explain 2001:db8::1 3000 --json")]
-struct ExplainArgs {
-    /// The client's address
-    ip: IpAddr,
-
-    /// Only at these pools
     #[arg(value_name = "[udp:][ADDRESS:]PORT")]
     target: Option<Target>,
 
@@ -184,13 +184,15 @@ struct SteeringArgs {
 }
 
 impl SteeringArgs {
-    fn steering(&self) -> Steering {
+    fn steering(&self, proxies: &ProxyArgs, grace: Duration) -> Steering {
         Steering {
             ipv4_prefix: self.ipv4_prefix,
             ipv6_prefix: self.ipv6_prefix,
             seed: self.seed,
             trace: self.trace,
             defer_accept: self.defer_accept,
+            trust: proxies.trust(),
+            limits: proxies.limits(grace),
         }
     }
 }
@@ -204,6 +206,8 @@ struct ExecWorkerArgs {
     user: Option<String>,
     #[arg(long)]
     listen: Vec<Target>,
+    #[arg(long)]
+    descriptors: Option<u64>,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
@@ -232,7 +236,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(args) => run::run(&run::Plan {
             workers: args.workers.map_or_else(cpus, usize::from),
             name: args.name,
-            steering: args.steering.steering(),
+            steering: args.steering.steering(&args.proxies, args.grace),
             grace: args.grace,
             user: args.user,
             listen: args.listen_fds,
@@ -240,7 +244,7 @@ fn dispatch(command: Command) -> Result<()> {
         }),
         Command::Attach(args) => attach::attach(&attach::Plan {
             target: args.target,
-            steering: args.steering.steering(),
+            steering: args.steering.steering(&args.proxies, args.grace),
             mixed: args.mixed,
             once: args.once,
         }),
@@ -251,11 +255,22 @@ fn dispatch(command: Command) -> Result<()> {
             print(&text)
         }
         Command::Explain(args) => {
-            let found = explain::explain(args.ip, args.target.as_ref())?;
-            let text = if args.json { json(&found)? } else { explain::text(args.ip, &found)? };
-            print(&text)
+            let as_json = args.json;
+            let (question, target) = args.question()?;
+            let found = explain::explain(&question, target.as_ref())?;
+            print(&if as_json { json(&found)? } else { explain::text(&question, &found)? })
+        }
+        Command::Trust(args) => {
+            let at = args.at.as_ref();
+            let lists = match &args.what {
+                TrustCommand::List => trust::list(at)?,
+                TrustCommand::Add { who } => trust::add(at, who)?,
+                TrustCommand::Remove { who } => trust::remove(at, who)?,
+            };
+            print(&if args.json { json(&lists)? } else { trust::text(&lists) })
         }
         Command::ExecWorker(args) => {
+            kernel::limit_descriptors(args.descriptors);
             Err(run::exec::become_worker(&args.cgroup, args.user.as_deref(), &args.listen, &args.command))
         }
     }

@@ -1,25 +1,56 @@
 //! `sticky explain`: which worker a client gets, and why.
 //!
-//! Runs the library's `steer` on what is pinned, as the program does on the same maps.
+//! Runs the library's `steer` on what is pinned, as the program does on the same maps; and, for what a trusted proxy
+//! says of a client, the library's walk over its header, as the redirect does.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use anyhow::Result;
 use serde::Serialize;
-use sticky_ebpf::abi::Slot;
+use sticky_ebpf::abi::{Config, Slot};
 use sticky_ebpf::client::Client;
+use sticky_ebpf::forwarded::{self, HeaderName};
 use sticky_ebpf::hash::hash;
 use sticky_ebpf::lookup;
-use sticky_ebpf::steer::steer;
+use sticky_ebpf::steer::{affine, steer};
 
 use crate::group::{self, Target};
 use crate::kernel;
 use crate::listeners;
 use crate::pool;
-use crate::pool::id::PoolId;
+use crate::pool::id::{PoolId, Protocol};
 use crate::pool::pins::Pins;
 use crate::refusal::Refusal;
+
+/// What is asked: a client, or a peer with what it says.
+pub struct Question {
+    /// The address that connects, or that a proxy tells.
+    pub ip: IpAddr,
+    /// The header lines of its request, if it is to be taken for a proxy.
+    pub headers: Vec<HeaderLine>,
+}
+
+/// A line of a request's head.
+#[derive(Clone, Debug)]
+pub struct HeaderLine {
+    name: String,
+    value: String,
+}
+
+impl FromStr for HeaderLine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((name, value)) if HeaderName::new(name).is_some() => {
+                Ok(Self { name: name.to_ascii_lowercase(), value: value.to_owned() })
+            }
+            _ => Err("expected a header as a request has it, such as `X-Forwarded-For: 203.0.113.7`".into()),
+        }
+    }
+}
 
 /// What one pool does with a client, as `--json` shows it.
 #[derive(Serialize)]
@@ -27,6 +58,10 @@ pub struct Explanation {
     #[serde(skip)]
     id: PoolId,
     pool: String,
+    /// Whether the pool believes what the asked address tells of others.
+    trusted: bool,
+    /// Where the client was found, in words.
+    found: String,
     /// The client: the address under the pool's prefix.
     client: String,
     /// Where in the lookup table the client's hash points.
@@ -44,14 +79,17 @@ pub struct Explanation {
     because: &'static str,
 }
 
-/// Explains `ip` for each pool of this network namespace that `target` names, all for `None`.
-pub fn explain(ip: IpAddr, target: Option<&Target>) -> Result<Vec<Explanation>> {
+/// Answers `question` for each pool of this network namespace that `target` names, all for `None`.
+pub fn explain(question: &Question, target: Option<&Target>) -> Result<Vec<Explanation>> {
+    let ip = question.ip;
     let namespace = kernel::network_namespace()?;
     let pools = pool::read(|id| {
-        let reachable = ip.to_canonical().is_ipv4() || id.address.is_ipv6();
+        // A proxy can tell of a client that could not connect itself.
+        let reachable = ip.to_canonical().is_ipv4() || id.address.is_ipv6() || id.protocol == Protocol::Tcp;
         reachable && id.namespace == namespace && target.is_none_or(|target| target.names(id))
     })?;
-    let found = pools.iter().map(|(id, _, pins)| explain_pool(ip, *id, pins)).collect::<Result<Vec<_>>>()?;
+    let found =
+        pools.iter().map(|(id, _, pins)| explain_pool(question, *id, pins)).collect::<Result<Vec<_>>>()?;
     if found.is_empty() {
         return Err(Refusal::new(
             format!("no pool takes connections from {ip}"),
@@ -62,13 +100,39 @@ pub fn explain(ip: IpAddr, target: Option<&Target>) -> Result<Vec<Explanation>> 
     Ok(found)
 }
 
-fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
+/// The client that `question` is about, and where it was found.
+fn client(question: &Question, config: &Config, pins: &Pins) -> Result<(Client, bool, String)> {
+    let peer = Client::from(question.ip);
+    let header = &config.proxies.header;
+    let trusted = config.proxies.trusting() && pins.is_trusted(peer)?;
+    if question.headers.is_empty() {
+        return Ok((peer, trusted, "the address itself".into()));
+    }
+    if !trusted {
+        return Ok((peer, trusted, "the address itself, since it is not trusted".into()));
+    }
+    if config.proxies.protocol().is_some() {
+        let found = "the address itself: the pool looks for a PROXY header, not into requests";
+        return Ok((peer, trusted, found.into()));
+    }
+    let lines = question.headers.iter().filter(|line| line.name == header.as_str());
+    let believed = |client| pins.is_trusted(client).unwrap_or(false);
+    let client = forwarded::client(header.kind(), peer, lines.map(|line| &line.value), believed);
+    let found = if client == peer {
+        format!("the address itself, since `{}` names no other", header.as_str())
+    } else {
+        format!("named in `{}`", header.as_str())
+    };
+    Ok((client, trusted, found))
+}
+
+fn explain_pool(question: &Question, id: PoolId, pins: &Pins) -> Result<Explanation> {
     let config = pins.config()?;
     let table = pins.table(&config)?;
     let cookies = pins.cookies()?;
-    let client = Client::from(ip);
+    let (client, trusted, found) = client(question, &config, pins)?;
     let alive = |slot: Slot| cookies.get(usize::from(slot)).is_some_and(Option::is_some);
-    let choice = steer(&config, &table, client, alive);
+    let choice = steer(&config, &table, affine(&config, client), alive);
     let slot = choice.map(|choice| choice.slot);
     let (outcome, because) =
         choice.map_or(sticky_ebpf::abi::Outcome::Refused, |choice| choice.outcome).describe();
@@ -87,6 +151,8 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
     Ok(Explanation {
         id,
         pool: id.to_string(),
+        trusted,
+        found,
         client: format!("{}/{prefix}", IpAddr::from(masked)),
         entry: lookup::position(hash, 0),
         owner: lookup::candidate(&table, hash, 0),
@@ -100,9 +166,13 @@ fn explain_pool(ip: IpAddr, id: PoolId, pins: &Pins) -> Result<Explanation> {
 }
 
 /// The explanations as a person reads them.
-pub fn text(ip: IpAddr, explanations: &[Explanation]) -> Result<String> {
+pub fn text(question: &Question, explanations: &[Explanation]) -> Result<String> {
     let mut out = String::new();
     for one in explanations {
+        let ip = match question.headers.is_empty() {
+            true => question.ip.to_string(),
+            false => format!("a request from {}", question.ip),
+        };
         let Some(slot) = one.slot else {
             writeln!(out, "{ip} is refused at {}: no worker is alive", one.id)?;
             continue;
@@ -112,7 +182,8 @@ pub fn text(ip: IpAddr, explanations: &[Explanation]) -> Result<String> {
             _ => String::new(),
         };
         writeln!(out, "{ip} gets worker {} at {} (slot {slot}{process})", slot + 1, one.id)?;
-        writeln!(out, "  client   {}", one.client)?;
+        let found = if question.headers.is_empty() { String::new() } else { format!(", {}", one.found) };
+        writeln!(out, "  client   {}{found}", one.client)?;
         let empty = if one.owner == slot { "" } else { ", which is empty" };
         writeln!(out, "  lookup   entry {} of the table is slot {}'s{empty}", one.entry, one.owner)?;
         writeln!(out, "  outcome  {}", one.because)?;

@@ -12,10 +12,12 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use sticky_ebpf::abi::REDIRECT;
 
 use crate::kernel::{self, Need};
 use crate::listeners::{self, Holder, Listener};
 use crate::pool::id::{PoolId, Protocol};
+use crate::pool::pins::Pins;
 use crate::refusal::Refusal;
 
 /// What a user names a pool, or several, by: `3000`, `127.0.0.1:3000`, `[::1]:3000`, with `udp:` before for UDP.
@@ -139,7 +141,14 @@ pub fn find<P: IntoIterator<Item = u32>>(
 
 /// The groups a user named; refused when there is none.
 pub fn named(target: &Target) -> Result<Vec<Group>> {
-    let groups = find(target.protocol, |id| target.names(id), listeners::processes)?;
+    let mut groups = find(target.protocol, |id| target.names(id), listeners::processes)?;
+    for group in &mut groups {
+        // The redirect of a sticky that is there already is no worker.
+        let own = Pins::open(&kernel::pools_dir().join(group.id.dir_name()))
+            .and_then(|pins| pins.cookie(REDIRECT))
+            .unwrap_or_default();
+        group.members.retain(|member| own != Some(member.listener.cookie));
+    }
     if groups.is_empty() {
         return Err(Refusal::new(
             format!("nothing listens on {} in this network namespace", target.in_words()),

@@ -1,12 +1,14 @@
 //! What sticky asks of the kernel: the object with our programs, the capabilities to load it, and bpffs.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::refusal::Refusal;
@@ -84,6 +86,8 @@ pub enum Need {
     Steer,
     /// Attaching hooks to the workers' cgroup.
     Hook,
+    /// Showing workers the proxy as their peer.
+    ShowPeers,
     /// Fetching a socket from a process of another user.
     Fetch,
     /// Being spared the verifier's defence against Spectre, which before Linux 6.17 takes no loops.
@@ -96,6 +100,9 @@ impl Need {
             Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
             Self::Hook => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets")
+            }
+            Self::ShowPeers => {
+                (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to show workers the proxy as their peer")
             }
             Self::Verify => (
                 CapabilitySet::PERFMON,
@@ -136,6 +143,33 @@ pub fn require(needs: &[Need]) -> Result<()> {
     match needs.iter().find(|need| !need.met()) {
         Some(need) => Err(need.refusal().into()),
         None => Ok(()),
+    }
+}
+
+/// The soft limit of open descriptors that this process was started with, once [`raise_descriptors`] changed it.
+static DESCRIPTORS: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Lets this process open as many descriptors as it may: the redirect needs two for each connection.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok()
+    {
+        DESCRIPTORS.get_or_init(|| limit.current);
+    }
+}
+
+/// The limit of descriptors that workers are to be started with, if it is not this process's own: some programs take
+/// the soft limit for the size of a table.
+pub fn original_descriptors() -> Option<u64> {
+    DESCRIPTORS.get().copied().flatten()
+}
+
+/// Sets the soft limit of open descriptors.
+pub fn limit_descriptors(limit: Option<u64>) {
+    if let Some(current) = limit {
+        // Lowering what was raised before cannot fail.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..getrlimit(Resource::Nofile) });
     }
 }
 

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod cgroup;
 pub mod cli;
 pub mod detach;
 pub mod explain;
@@ -13,10 +14,12 @@ pub mod group;
 pub mod kernel;
 pub mod listeners;
 pub mod pool;
+pub mod redirect;
 pub mod refusal;
 pub mod run;
 pub mod say;
 pub mod status;
 pub mod stop;
 mod sys;
+pub mod trust;
 pub mod watch;

@@ -23,6 +23,8 @@ pub struct Listener {
     pub cookie: u64,
     /// Its inode, as `/proc/PID/fd` shows it.
     pub inode: u64,
+    /// The user whose socket it is, its creator's effective UID: part of what forms a group.
+    pub uid: u32,
     /// Connections (UDP: bytes) waiting in its queue.
     pub waiting: u32,
 }
@@ -55,6 +57,7 @@ fn listener(protocol: Protocol, namespace: u64, response: &InetResponse) -> List
         },
         cookie: u64::from_ne_bytes(id.cookie),
         inode: u64::from(header.inode),
+        uid: header.uid,
         waiting: header.recv_queue,
     }
 }

@@ -7,19 +7,25 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::SkReuseport;
+use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use sticky_ebpf::abi::{Config, MAX_SLOTS, Slot, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_SLOTS, Proxies, Slot, VERSION, maps};
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
+use crate::group::Member;
 use crate::kernel;
+use crate::redirect::{self, Redirect, peers::Peers};
 use crate::refusal::Refusal;
+use crate::say::say;
+use crate::trust;
 
 pub mod id;
 pub mod pins;
@@ -32,8 +38,11 @@ use pins::Pins;
 /// The name under which the program is pinned.
 const PIN: &str = "steer";
 
+/// How long to wait before the redirect is tried again. Its very attempt wakes whoever waits for listeners.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// How a pool is to be steered, as far as the user said so; the rest stays as it is, or as the defaults have it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Steering {
     /// Bits of an IPv4 address that tell clients apart; 32 by default.
     pub ipv4_prefix: Option<u8>,
@@ -45,13 +54,30 @@ pub struct Steering {
     pub trace: bool,
     /// `TCP_DEFER_ACCEPT` on the pool's listeners.
     pub defer_accept: bool,
+    /// Which proxies are trusted, and with what; nobody by default.
+    pub trust: Option<Trust>,
+    /// What proxies may do.
+    pub limits: redirect::Limits,
+}
+
+/// Trusted proxies, and how they name the client.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Where they are.
+    pub prefixes: Vec<IpNet>,
+    /// How they name the client.
+    pub proxies: Proxies,
 }
 
 impl Steering {
     fn amend(&self, config: &Config) -> Config {
         let (ipv4, ipv6) = config.masks.prefixes();
         let masks = Masks::new(self.ipv4_prefix.unwrap_or(ipv4), self.ipv6_prefix.unwrap_or(ipv6));
-        Config { masks, seed: self.seed.unwrap_or(config.seed), ..*config }
+        let proxies = match &self.trust {
+            Some(trust) => trust.proxies.with_trusting(config.proxies.trusting()),
+            None => config.proxies,
+        };
+        Config { masks, seed: self.seed.unwrap_or(config.seed), proxies, ..*config }
     }
 }
 
@@ -63,6 +89,11 @@ pub struct Pool {
     pub pins: Pins,
     /// Whether it was there already.
     pub adopted: bool,
+    /// The redirect, while anybody is trusted.
+    redirect: Option<Redirect>,
+    /// When to try to open it once more.
+    retry: Option<Instant>,
+    peers: Peers,
     steering: Steering,
     program: Ebpf,
     dir: PathBuf,
@@ -72,6 +103,10 @@ pub struct Pool {
 impl Pool {
     /// Creates the pool, or adopts what is pinned, seed and slots unchanged; refused while another process follows it.
     pub fn open(id: PoolId, steering: &Steering) -> Result<Self> {
+        if steering.trust.is_some() && id.protocol == id::Protocol::Udp {
+            let hint = "leave `--trust` out: a datagram has no header that names another client";
+            return Err(Refusal::new(format!("{id} is a UDP pool; it has no trusted proxies"), hint).into());
+        }
         kernel::ensure_bpffs()?;
         let dir = kernel::pools_dir().join(id.dir_name());
         fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
@@ -81,7 +116,16 @@ impl Pool {
         if version != 0 && version != VERSION {
             return Err(pins::version_mismatch(&dir, version).into());
         }
-        let pinned = [maps::VERSION, maps::CONFIG, maps::TABLES, maps::SOCKETS, maps::COUNTERS];
+        let pinned = [
+            maps::VERSION,
+            maps::CONFIG,
+            maps::TABLES,
+            maps::SOCKETS,
+            maps::COUNTERS,
+            maps::TRUSTED,
+            maps::RELAYED,
+            maps::REDIRECTED,
+        ];
         let mut loader = kernel::loader(steering.trace);
         for name in pinned {
             loader.map_pin_path(name, dir.join(name));
@@ -90,7 +134,7 @@ impl Pool {
         steer(&mut program, steering)?.load().map_err(kernel::rejected)?;
 
         let adopted = version == VERSION;
-        let pins = if adopted {
+        let mut pins = if adopted {
             let mut pins = Pins::open(&dir)?;
             let config = pins.config()?;
             let amended = steering.amend(&config);
@@ -102,6 +146,9 @@ impl Pool {
             let fresh = Config::new(0, pins::random_seed()?, Masks::new(32, 64));
             Pins::create(&dir, &steering.amend(&fresh))?
         };
+        if let Some(trust) = &steering.trust {
+            pins.set_trusted(&trust.prefixes)?;
+        }
         // Attaching again replaces the program of an earlier sticky; so does its pin.
         let pin = dir.join(PIN);
         if pin.exists() {
@@ -111,7 +158,61 @@ impl Pool {
         if steering.trace {
             trace::print(&mut program)?;
         }
-        Ok(Self { id, pins, adopted, steering: steering.clone(), program, dir, _lock: lock })
+        let (redirect, retry, peers, steering) = (None, None, Peers::default(), steering.clone());
+        Ok(Self { id, pins, adopted, redirect, retry, peers, steering, program, dir, _lock: lock })
+    }
+
+    /// Opens the redirect when somebody is trusted, and closes it when nobody is any more. `members` are the group's
+    /// sockets; it opens beside the first of them that is in a slot.
+    pub fn serve_proxies(&mut self, members: &[Member]) -> Result<()> {
+        let trusted = self.pins.trusted()?;
+        if trusted.is_empty() {
+            if self.redirect.is_some() {
+                self.set_trusting(false)?;
+                self.redirect = None;
+                say(format_args!("{} trusts nobody any more", self.id));
+            }
+            return Ok(());
+        }
+        let waiting = self.retry.is_some_and(|at| at > Instant::now());
+        if self.redirect.is_none() && !waiting {
+            self.retry = Some(Instant::now() + RETRY);
+            let cookies = self.pins.cookies()?;
+            let placed = members.iter().find(|member| cookies.contains(&Some(member.listener.cookie)));
+            let Some(member) = placed else {
+                self.retry = None;
+                return Ok(());
+            };
+            let (program, steering) = (&mut self.program, &self.steering);
+            let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
+            let uid = member.listener.uid;
+            let redirect = Redirect::open(&self.id, &self.dir, uid, self.steering.limits, take_over)?;
+            self.redirect = Some(redirect);
+            self.set_trusting(true)?;
+            say(format_args!("{} trusts {}", self.id, trust::List(&trusted)));
+        }
+        self.peers.show(&mut self.program, members);
+        Ok(())
+    }
+
+    /// Whether somebody began to trust since [`Self::serve_proxies`], or nobody does any more.
+    pub fn trust_changed(&self) -> bool {
+        self.pins.trusted().is_ok_and(|trusted| trusted.is_empty() == self.redirect.is_some())
+    }
+
+    /// Whether a socket is our own, and no worker's.
+    pub fn is_own(&self, cookie: u64) -> bool {
+        self.redirect.as_ref().is_some_and(|redirect| redirect.cookie == cookie)
+    }
+
+    /// Takes the redirect away, for its connections to end in their time.
+    pub fn take_redirect(&mut self) -> Option<Redirect> {
+        self.redirect.take()
+    }
+
+    fn set_trusting(&mut self, trusting: bool) -> Result<()> {
+        let config = self.pins.config()?;
+        self.pins.write(&Config { proxies: config.proxies.with_trusting(trusting), ..config })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -215,13 +316,16 @@ pub fn directories(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, Path
     Ok(pools)
 }
 
-/// Opens the maps of the pools that `wanted` takes; one that comes or goes at this moment is none.
+/// Opens the maps of the pools that `wanted` takes; one that comes or goes at this moment is none, and what another
+/// version left in another network namespace is nobody's business here.
 pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
+    let own = kernel::network_namespace()?;
     let mut pools = Vec::new();
     for (id, dir) in directories(wanted)? {
         match Pins::version(&dir) {
             Ok(0) => {}
             Err(_) if !dir.join(maps::VERSION).exists() => {}
+            Ok(version) if version != VERSION && id.namespace != own => {}
             _ => {
                 let pins = Pins::open(&dir)?;
                 pools.push((id, dir, pins));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::unistd::User;
 
+use crate::cgroup::Cgroup;
 use crate::group::Target;
 use crate::kernel::{self, Need};
 use crate::pool::Steering;
@@ -17,7 +18,6 @@ use crate::say::say;
 use crate::stop::Stop;
 use crate::watch::Watch;
 
-mod cgroup;
 pub mod exec;
 mod hooks;
 mod output;
@@ -25,7 +25,6 @@ mod place;
 mod ports;
 mod worker;
 
-use cgroup::Cgroup;
 use hooks::Hooks;
 use output::Output;
 use place::Place;
@@ -106,6 +105,9 @@ impl Plan {
     }
 }
 
+/// How often to look whether trust was changed by `sticky trust`.
+pub const TRUST: Duration = Duration::from_secs(1);
+
 struct Run<'a> {
     plan: &'a Plan,
     workers: Vec<Worker>,
@@ -157,6 +159,7 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 () = self.watch.changed() => self.look()?,
+                () = tokio::time::sleep(TRUST) => if self.ports.trust_changed() { self.look()? },
                 (at, event) = any_event(&mut self.workers) => match event {
                     Event::Due => if let Err(error) = self.workers[at].start(self.plan) {
                         self.worker_ended(at, &format!("did not start: {error:#}"))?;
@@ -206,8 +209,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Ends the workers: SIGTERM, the grace period, SIGKILL.
+    /// Lets the proxies' connections end, then the workers: SIGTERM, the grace period, SIGKILL.
     async fn stop(mut self, stop: &mut Stop) -> Result<()> {
+        tokio::select! {
+            () = self.ports.close_redirects() => {}
+            // Told twice: at once.
+            () = stop.told() => {}
+        }
         say(format_args!(
             "stopping {} workers",
             self.workers.iter().filter(|worker| worker.is_running()).count()

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
@@ -14,5 +16,36 @@ pub fn say(line: impl Display) {
 pub fn ready() {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         say(format_args!("the service manager cannot be told: {error}"));
+    }
+}
+
+/// A place that says something at most once a second, however often it happens.
+pub struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// Nothing said yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
+    /// Writes one line, or counts it for the next one.
+    pub fn say(&self, line: impl Display) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, unsaid) = *state;
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            state.1 += 1;
+            return;
+        }
+        *state = (Some(Instant::now()), 0);
+        match unsaid {
+            0 => say(line),
+            more => say(format_args!("{line} (and {more} more like it)")),
+        }
+    }
+}
+
+impl Default for Seldom {
+    fn default() -> Self {
+        Self::new()
     }
 }

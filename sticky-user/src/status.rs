@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Outcome, Slot};
+use sticky_ebpf::abi::{Event, Outcome, REDIRECT, Slot};
 
 use crate::group::{self, Group, Member, Target};
 use crate::kernel;
@@ -12,6 +13,7 @@ use crate::listeners;
 use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::trust::List;
 
 /// One pool, as `--json` shows it.
 #[derive(Serialize)]
@@ -26,7 +28,31 @@ pub struct PoolStatus {
     ipv4_prefix: u8,
     ipv6_prefix: u8,
     slots: Vec<SlotStatus>,
+    /// The prefixes of trusted proxies.
+    trusted: Vec<IpNet>,
+    redirect: RedirectStatus,
     outcomes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The redirect, which takes trusted proxies' connections.
+#[derive(Serialize)]
+struct RedirectStatus {
+    /// Whether it is there.
+    listening: bool,
+    /// Connections it took.
+    connections: u64,
+    /// Those that are open.
+    open: u64,
+    requests: u64,
+    /// Connections that carried more than one client.
+    shared: u64,
+    /// Messages refused as malformed, too large or too slow.
+    malformed: u64,
+    /// Requests that no worker answered.
+    unserved: u64,
+    /// Requests sent to another worker, or once more.
+    retried: u64,
+    tunnels: u64,
 }
 
 /// One slot.
@@ -87,7 +113,26 @@ fn pool_status(
         ipv4_prefix,
         ipv6_prefix,
         slots: slots.collect::<Result<_>>()?,
+        trusted: pins.trusted()?,
+        redirect: redirect_status(pins)?,
         outcomes: outcomes.into_iter().collect::<Result<_>>()?,
+    })
+}
+
+fn redirect_status(pins: &Pins) -> Result<RedirectStatus> {
+    let listening = pins.cookie(REDIRECT)?.is_some();
+    let connections = pins.redirected(Event::Connection)?;
+    let open = connections.saturating_sub(pins.redirected(Event::Closed)?);
+    Ok(RedirectStatus {
+        listening,
+        connections,
+        open: if listening { open } else { 0 },
+        requests: pins.redirected(Event::Request)?,
+        shared: pins.redirected(Event::Shared)?,
+        malformed: pins.redirected(Event::Malformed)?,
+        unserved: pins.redirected(Event::Unserved)?,
+        retried: pins.redirected(Event::Retried)?,
+        tunnels: pins.redirected(Event::Tunnel)?,
     })
 }
 
@@ -138,6 +183,33 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
             if count > 0 {
                 writeln!(out, "  {count:>8}  {meaning}")?;
             }
+        }
+        if !pool.trusted.is_empty() {
+            out.push_str(&redirect_text(pool)?);
+        }
+    }
+    Ok(out)
+}
+
+fn redirect_text(pool: &PoolStatus) -> Result<String> {
+    let mut out = String::new();
+    let redirect = &pool.redirect;
+    let how = match redirect.listening {
+        true => format!("{} of their connections are open", redirect.open),
+        false => "there is NO redirect for their connections, as no sticky process follows the pool".into(),
+    };
+    writeln!(out, "  trusts {}; {how}", List(&pool.trusted))?;
+    for (count, meaning) in [
+        (redirect.connections, "connections taken by the redirect"),
+        (redirect.shared, "of them carried more than one client"),
+        (redirect.tunnels, "of them became tunnels"),
+        (redirect.requests, "requests"),
+        (redirect.retried, "sent once more, or to another worker, as a worker had gone"),
+        (redirect.unserved, "answered by no worker"),
+        (redirect.malformed, "refused: malformed, too large or too slow"),
+    ] {
+        if count > 0 {
+            writeln!(out, "  {count:>8}  {meaning}")?;
         }
     }
     Ok(out)

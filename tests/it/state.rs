@@ -169,8 +169,14 @@ fn state_of_another_version_is_refused_and_can_be_given_back() {
     let output = run_sticky(&["attach", "3000", "--once"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(error.contains("has version 99; this sticky reads version 1"), "{error}");
+    let versions = format!("has version 99; this sticky reads version {}", sticky_ebpf::abi::VERSION);
+    assert!(error.contains(&versions), "{error}");
     assert!(error.contains("hint: give the pool back with `sticky detach`"), "{error}");
+    for command in [&["status"][..], &["explain", "127.0.0.1"], &["trust", "list"]] {
+        let output = run_sticky(command);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(&versions), "{output:?}");
+    }
     sticky_ok(&["detach", "3000"]);
     sticky_ok(&["attach", "3000", "--once"]);
 }

@@ -2,6 +2,7 @@
 //!
 //! - `steer` runs for each new connection of a pool and selects the worker's socket;
 //! - `bind4` and `bind6` give the sockets of `sticky run`'s workers `SO_REUSEPORT`;
+//! - `peer4` and `peer6` show workers the proxy or its client as the peer of the redirect's connections;
 //! - `listening` tells user space that a socket began or ceased to listen;
 //! - `empty` does nothing: the bench's zero point.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -12,6 +13,8 @@ mod bind;
 mod listening;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod peer;
 #[cfg(target_arch = "bpf")]
 mod steer;
 

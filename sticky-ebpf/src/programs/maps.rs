@@ -4,12 +4,14 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY};
 use aya_ebpf::helpers::bpf_sk_select_reuseport;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{self, Config, MAX_SLOTS, Slot, Table};
+use sticky_ebpf::abi::{self, Config, Event, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table};
+use sticky_ebpf::client::Client;
 
 #[map]
 pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
@@ -19,6 +21,13 @@ pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(2, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS as u32, 0);
+#[map]
+pub(crate) static TRUSTED: LpmTrie<Client, u8> = LpmTrie::with_max_entries(MAX_TRUSTED as u32, 0);
+#[map]
+pub(crate) static RELAYED: HashMap<Source, Relay> =
+    HashMap::with_max_entries(MAX_RELAYED as u32, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static REDIRECTED: Array<u64> = Array::with_max_entries(Event::ALL.len() as u32, 0);
 #[map]
 pub(crate) static LISTEN_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]
@@ -40,7 +49,7 @@ impl Sockets {
             type_: BPF_MAP_TYPE_REUSEPORT_SOCKARRAY,
             key_size: size_of::<u32>() as u32,
             value_size: size_of::<u64>() as u32,
-            max_entries: MAX_SLOTS as u32,
+            max_entries: abi::SOCKETS as u32,
             map_flags: 0,
             id: 0,
             pinning: 0,

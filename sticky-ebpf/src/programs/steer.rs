@@ -1,19 +1,20 @@
-//! `steer`: SYN → client → slot → the worker's socket.
+//! `steer`: SYN → client → slot → the worker's socket. A trusted proxy's SYN → the redirect's socket.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::macros::sk_reuseport;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::{SkReuseportContext, SockContext};
 use aya_log_ebpf::trace;
-use sticky_ebpf::abi::{Outcome, slot_counter};
+use sticky_ebpf::abi::{Outcome, REDIRECT, Source, slot_counter};
 use sticky_ebpf::client::Client;
-use sticky_ebpf::steer::{Choice, steer as choose};
+use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
-use crate::maps::{CONFIG, COUNTERS, SOCKETS, TABLES};
+use crate::maps::{CONFIG, COUNTERS, RELAYED, SOCKETS, TABLES, TRUSTED};
 
 const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86ddu16).to_be() as u32;
@@ -55,11 +56,27 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         count(Outcome::NoAddress.counter());
         Client::default()
     });
-    let choice = choose(config, table, client, |slot| SOCKETS.select(ctx, slot));
+    let mut hash = affine(config, client);
+    let mut decided = migrating.as_ref().map(|_| Outcome::Migrated);
+    if config.proxies.trusting() {
+        let port = match &migrating {
+            Some(socket) => remote_port(socket),
+            None => source_port(ctx),
+        };
+        match proxied(ctx, client, port) {
+            Proxied::No => {}
+            Proxied::Decided(verdict) => return verdict,
+            Proxied::Unredirected => {
+                hash = spread(config, client, port);
+                decided = Some(Outcome::Unredirected);
+            }
+        }
+    }
+    let choice = choose(config, table, hash, |slot| SOCKETS.select(ctx, slot));
     log(client, choice);
     match choice {
         Some(Choice { slot, outcome }) => {
-            count(if migrating.is_some() { Outcome::Migrated } else { outcome }.counter());
+            count(decided.unwrap_or(outcome).counter());
             count(slot_counter(slot));
             SK_PASS
         }
@@ -68,6 +85,40 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
             SK_DROP
         }
     }
+}
+
+/// What trusted proxies have to do with a connection.
+enum Proxied {
+    /// Nothing.
+    No,
+    /// All is done.
+    Decided(u32),
+    /// It comes from one, and there is no redirect.
+    Unredirected,
+}
+
+/// The redirect's own connections go to their slot or nowhere: when its worker is gone, the redirect chooses again.
+#[inline(always)]
+fn proxied(ctx: &SkReuseportContext, peer: Client, port: u16) -> Proxied {
+    // SAFETY: an entry is not changed while its connection is made.
+    if let Some(relay) = unsafe { RELAYED.get(Source::new(peer, port)) } {
+        return Proxied::Decided(if SOCKETS.select(ctx, relay.slot) {
+            count(Outcome::Relayed.counter());
+            count(slot_counter(relay.slot));
+            SK_PASS
+        } else {
+            count(Outcome::Refused.counter());
+            SK_DROP
+        });
+    }
+    if TRUSTED.get(Key::new(128, peer)).is_none() {
+        return Proxied::No;
+    }
+    if SOCKETS.select(ctx, REDIRECT) {
+        count(Outcome::Redirected.counter());
+        return Proxied::Decided(SK_PASS);
+    }
+    Proxied::Unredirected
 }
 
 /// The zero point of the bench.
@@ -96,6 +147,22 @@ fn remote(socket: &SockContext) -> Option<Client> {
             _ => None,
         }
     }
+}
+
+/// The port of [`remote`], in network byte order.
+#[inline(always)]
+fn remote_port(socket: &SockContext) -> u16 {
+    // SAFETY: as in `remote`.
+    unsafe { (*socket.sock).dst_port }
+}
+
+/// The port a packet comes from, in network byte order: the first field of the TCP and the UDP header.
+#[inline(always)]
+fn source_port(ctx: &SkReuseportContext) -> u16 {
+    let mut port = 0u16;
+    // SAFETY: the helper fills all of `port`; what it reads begins with the transport header.
+    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 0, (&raw mut port).cast(), size_of::<u16>() as u32) };
+    port
 }
 
 /// The client a packet comes from.

@@ -3,8 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use sticky_ebpf::abi::{Config, MAX_SLOTS, Outcome, Slot, TABLE_LEN, Table, VERSION, maps, slot_counter};
+use ipnet::IpNet;
+use sticky_ebpf::abi::{
+    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, REDIRECT, Relay, Slot, Source, TABLE_LEN, Table, VERSION,
+    maps, slot_counter,
+};
+use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
 use sticky_ebpf::lookup;
 
@@ -17,6 +23,9 @@ pub struct Pins {
     /// Slot → socket: written as a descriptor, read as the socket's cookie.
     sockets: HashMap<MapData, u32, u64>,
     counters: PerCpuArray<MapData, u64>,
+    trusted: LpmTrie<MapData, Client, u8>,
+    relayed: HashMap<MapData, Source, Relay>,
+    redirected: Array<MapData, u64>,
 }
 
 impl Pins {
@@ -43,6 +52,9 @@ impl Pins {
             // system calls are those of any other map.
             sockets: Map::HashMap(open(dir, maps::SOCKETS)?).try_into()?,
             counters: Map::PerCpuArray(open(dir, maps::COUNTERS)?).try_into()?,
+            trusted: Map::LpmTrie(open(dir, maps::TRUSTED)?).try_into()?,
+            relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
+            redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
         })
     }
 
@@ -79,18 +91,113 @@ impl Pins {
 
     /// The cookie of the socket in each slot in use; `None` where there is none.
     pub fn cookies(&self) -> Result<Vec<Option<u64>>> {
-        (0..self.config()?.slots.min(MAX_SLOTS as u32))
-            .map(|slot| match self.sockets.get(&slot, 0) {
-                Ok(cookie) => Ok(Some(cookie)),
-                Err(MapError::KeyNotFound) => Ok(None),
-                Err(error) => Err(error.into()),
-            })
-            .collect()
+        (0..self.config()?.slots.min(MAX_SLOTS as u32)).map(|slot| self.cookie(slot as Slot)).collect()
+    }
+
+    /// The cookie of the socket in a slot, or of the redirect's; `None` where there is none.
+    pub fn cookie(&self, slot: Slot) -> Result<Option<u64>> {
+        match self.sockets.get(&u32::from(slot), 0) {
+            Ok(cookie) => Ok(Some(cookie)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts a socket into a slot. The kernel takes it out again when the socket closes.
     pub fn place(&mut self, slot: Slot, socket: i32) -> Result<(), MapError> {
         self.sockets.insert(u32::from(slot), socket as u64, 0)
+    }
+
+    /// Takes the redirect's socket out, so that no more connections are sent to it.
+    pub fn withdraw_redirect(&mut self) -> Result<()> {
+        match self.sockets.remove(&u32::from(REDIRECT)) {
+            Err(error) if !matches!(error, MapError::KeyNotFound) && self.cookie(REDIRECT)?.is_some() => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a forwarding header from this address is believed.
+    pub fn is_trusted(&self, peer: Client) -> Result<bool> {
+        match self.trusted.get(&Key::new(128, peer), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The prefixes of trusted proxies.
+    pub fn trusted(&self) -> Result<Vec<IpNet>> {
+        let mut found = self
+            .trusted
+            .keys()
+            .map(|key| {
+                let key = key?;
+                let address = std::net::IpAddr::from(key.data());
+                let spare = if address.is_ipv4() { 96 } else { 0 };
+                Ok(IpNet::new(address, u8::try_from(key.prefix_len().saturating_sub(spare))?)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        found.sort();
+        Ok(found)
+    }
+
+    /// Trusts a prefix.
+    pub fn trust(&mut self, prefix: &IpNet) -> Result<()> {
+        self.trusted.insert(&key(prefix), 1, 0).map_err(|error| {
+            let error = anyhow::Error::new(error);
+            match self.trusted() {
+                Ok(trusted) if trusted.len() >= MAX_TRUSTED => error.context(Refusal::new(
+                    format!("{MAX_TRUSTED} prefixes are trusted already, which is the most there can be"),
+                    "trust fewer, larger ones",
+                )),
+                Ok(_) | Err(_) => error.context(format!("{prefix} cannot be trusted")),
+            }
+        })
+    }
+
+    /// Trusts these prefixes and no others.
+    pub fn set_trusted(&mut self, prefixes: &[IpNet]) -> Result<()> {
+        for old in self.trusted()?.iter().filter(|old| !prefixes.contains(old)) {
+            self.distrust(old)?;
+        }
+        prefixes.iter().try_for_each(|prefix| self.trust(prefix))
+    }
+
+    /// Trusts a prefix no more; false when it was not trusted.
+    pub fn distrust(&mut self, prefix: &IpNet) -> Result<bool> {
+        match self.trusted.remove(&key(prefix)) {
+            Ok(()) => Ok(true),
+            Err(_) if !self.trusted()?.contains(&prefix.trunc()) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has the program send the connection from `source` where `relay` says.
+    pub fn relay(&mut self, source: Source, relay: Relay) -> Result<()> {
+        Ok(self.relayed.insert(source, relay, 0)?)
+    }
+
+    /// Forgets a connection of the redirect.
+    pub fn unrelay(&mut self, source: &Source) -> Result<()> {
+        Ok(self.relayed.remove(source)?)
+    }
+
+    /// Forgets all connections of a redirect that is gone.
+    pub fn unrelay_all(&mut self) -> Result<()> {
+        let sources: Vec<_> = self.relayed.keys().collect::<Result<_, _>>()?;
+        sources.iter().try_for_each(|source| self.unrelay(source))
+    }
+
+    /// How often the redirect counted this since the pool was created.
+    pub fn redirected(&self, event: Event) -> Result<u64> {
+        Ok(self.redirected.get(&(event as u32), 0)?)
+    }
+
+    /// Sets what [`Self::redirected`] tells.
+    pub fn set_redirected(&mut self, event: Event, count: u64) -> Result<()> {
+        Ok(self.redirected.set(event as u32, count, 0)?)
     }
 
     /// How often the program decided like this since the pool was created, over all CPUs.
@@ -106,6 +213,13 @@ impl Pins {
     fn count(&self, counter: u32) -> Result<u64> {
         Ok(self.counters.get(&counter, 0)?.iter().sum())
     }
+}
+
+/// A prefix as the trie has it: of the v4-mapped address for IPv4.
+fn key(prefix: &IpNet) -> Key<Client> {
+    let prefix = prefix.trunc();
+    let spare = if prefix.addr().is_ipv4() { 96 } else { 0 };
+    Key::new(u32::from(prefix.prefix_len()) + spare, Client::from(prefix.addr()))
 }
 
 /// A seed nobody can guess.

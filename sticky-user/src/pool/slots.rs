@@ -59,6 +59,9 @@ impl Slots {
         self.outside.retain(|cookie| members.iter().any(|member| member.listener.cookie == *cookie));
         for member in members {
             let cookie = member.listener.cookie;
+            if pool.is_own(cookie) {
+                continue;
+            }
             if let Some(slot) = cookies.iter().position(|now| *now == Some(cookie)) {
                 if let Entry::Vacant(unknown) = self.occupants.entry(slot as Slot)
                     && !member.holders.is_empty()

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 
-use super::cgroup::Cgroup;
+use crate::cgroup::Cgroup;
 use crate::kernel;
 
 /// The attached hooks.

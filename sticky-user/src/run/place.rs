@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::cgroup::Cgroup;
+use crate::cgroup::Cgroup;
 use crate::refusal::Refusal;
 
 const RUNS: &str = "/run/sticky";

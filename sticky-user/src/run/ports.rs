@@ -13,6 +13,7 @@ use crate::listeners;
 use crate::pool::Pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
+use crate::redirect::close;
 use crate::say::{ready, say};
 
 /// The pools of a run.
@@ -61,6 +62,16 @@ impl<'a> Ports<'a> {
         Ok(self.pools.values().any(|port| port.slots.live() > 0))
     }
 
+    /// Whether some pool began to trust proxies, or ceased to.
+    pub fn trust_changed(&self) -> bool {
+        self.pools.values().any(|port| port.pool.trust_changed())
+    }
+
+    /// Takes no more connections of proxies, and returns when those that are there have ended.
+    pub async fn close_redirects(&mut self) {
+        close(self.pools.values_mut().filter_map(|port| port.pool.take_redirect()).collect()).await;
+    }
+
     /// Forgets the pools, once the workers are gone.
     pub fn remove(&mut self) -> Result<()> {
         while let Some((_, port)) = self.pools.pop_first() {
@@ -96,6 +107,7 @@ impl Port {
                 }
             }
         }
+        self.pool.serve_proxies(members)?;
         let complete = (0..workers).all(|slot| self.slots.has(slot as Slot));
         if complete && !self.complete {
             say(format_args!("{id} is complete: {workers} workers listen"));

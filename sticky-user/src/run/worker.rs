@@ -12,8 +12,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::Plan;
-use super::cgroup::Cgroup;
 use super::output::Output;
+use crate::cgroup::Cgroup;
+use crate::kernel;
 use crate::sys;
 
 /// A worker that lived this long did not fail to start.
@@ -78,6 +79,9 @@ impl Worker {
         command.arg("exec-worker").arg("--cgroup").arg(self.cgroup.path());
         if let Some(user) = &plan.user {
             command.args(["--user", user]);
+        }
+        if let Some(limit) = kernel::original_descriptors() {
+            command.arg("--descriptors").arg(limit.to_string());
         }
         for target in &plan.listen {
             command.arg("--listen").arg(target.to_string());

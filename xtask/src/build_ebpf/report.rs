@@ -13,7 +13,7 @@ const INSTRUCTION: u64 = 8;
 /// How many instructions a program may have.
 fn budget(program: &str) -> u64 {
     match program {
-        "steer" => 1000,
+        "steer" => 1200,
         // The log lines, which are only loaded when asked for.
         "steer_traced" => 2500,
         _ => 100,

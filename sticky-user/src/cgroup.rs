@@ -1,18 +1,19 @@
-//! The workers' cgroups: one for the run, which carries the bind hooks, and below it one for each worker, which tells
+//! Cgroups. Those of `sticky run`'s workers: one for the run, which carries the bind hooks, and below it one for each worker, which tells
 //! its processes from the others' and ends them together.
 
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::Interest;
 
 use crate::refusal::Refusal;
 use crate::sys;
 
-/// A cgroup of ours.
+/// A cgroup of version 2.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -21,25 +22,17 @@ pub struct Cgroup {
 impl Cgroup {
     /// The cgroup this process is in: below it, where systemd or a container wants them, ours are made.
     pub fn own() -> Result<Self> {
-        let mounts =
-            fs::read_to_string("/proc/self/mountinfo").context("`/proc/self/mountinfo` cannot be read")?;
-        // "36 25 0:32 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", proc_pid_mountinfo(5).
-        let mounted = mounts.lines().find_map(|line| {
-            let (place, kind) = line.split_once(" - ")?;
-            kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4))?
-        });
-        let Some(mounted) = mounted else {
-            return Err(Refusal::new(
-                "cgroup2 is not mounted; `sticky run` keeps its workers in a cgroup",
-                format!("mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or {OTHER_WAYS}"),
-            )
-            .into());
-        };
-        let lines = fs::read_to_string("/proc/self/cgroup").context("`/proc/self/cgroup` cannot be read")?;
-        let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-        let own = Path::new(mounted).join(path);
+        let (mounted, own) = find("self")?;
         // A container may see its own part of the tree as the whole.
-        Ok(Self { path: if own.is_dir() { own } else { mounted.into() } })
+        Ok(Self { path: if own.is_dir() { own } else { mounted } })
+    }
+
+    /// The cgroup that the process `pid` is in.
+    pub fn of(pid: u32) -> Result<Self> {
+        let (_, path) = find(pid)?;
+        let visible = path.is_dir() && !path.components().any(|part| part == Component::ParentDir);
+        ensure!(visible, "the cgroup of process {pid} cannot be seen from here");
+        Ok(Self { path })
     }
 
     /// An existing cgroup.
@@ -115,6 +108,28 @@ impl Cgroup {
         }
         fs::remove_dir(&self.path)
     }
+}
+
+/// Where cgroup2 is mounted, and where below it the cgroup of a process would be.
+fn find(process: impl fmt::Display) -> Result<(PathBuf, PathBuf)> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").context("`/proc/self/mountinfo` cannot be read")?;
+    // "36 25 0:32 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", proc_pid_mountinfo(5).
+    let mounted = mounts.lines().find_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4))?
+    });
+    let Some(mounted) = mounted else {
+        return Err(Refusal::new(
+            "cgroup2 is not mounted; `sticky run` keeps its workers in a cgroup",
+            format!("mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or {OTHER_WAYS}"),
+        )
+        .into());
+    };
+    let file = format!("/proc/{process}/cgroup");
+    let lines = fs::read_to_string(&file).with_context(|| format!("`{file}` cannot be read"))?;
+    let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    Ok((mounted.into(), Path::new(mounted).join(path)))
 }
 
 const OTHER_WAYS: &str = "start the workers yourself, each with SO_REUSEPORT, and use `sticky attach`";
