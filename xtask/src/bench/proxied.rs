@@ -49,9 +49,15 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Also tell, by `perf`, where sticky's time goes when the load is in front
+    /// Also tell, by `perf`, where sticky's time goes
     #[arg(long)]
     profile: bool,
+}
+
+impl Args {
+    fn rounds(&self) -> usize {
+        usize::from(if self.quick { self.rounds.div_ceil(10) } else { self.rounds })
+    }
 }
 
 /// Who says who the client is.
@@ -83,11 +89,11 @@ const AS_FAST: Reach = Reach(0.9, f64::INFINITY);
 /// Measures and prints the figures, each beside what it is to reach.
 pub fn proxied(args: &Args) -> Result<()> {
     sandbox::enter()?;
-    let rounds = usize::from(if args.quick { args.rounds.div_ceil(10) } else { args.rounds });
     let mut report = Report::default();
     report.say(&machine::describe());
     report.say(&format!(
-        "{WORKERS} workers, {CLIENTS} clients, {AT_A_TIME} requests at a time, {rounds} rounds of {} s",
+        "{WORKERS} workers, {CLIENTS} clients, {AT_A_TIME} requests at a time, {} rounds of {} s",
+        args.rounds(),
         args.seconds
     ));
     let all = Processors::all();
@@ -97,19 +103,14 @@ pub fn proxied(args: &Args) -> Result<()> {
         let mut hops = start(own)?;
         say("measuring memory");
         memory(&mut report, &mut hops)?;
-        compare(&mut report, &hops, Front::Load, rounds, args.seconds)?;
-        if args.profile {
-            say("profiling");
-            report
-                .say(&format!("\nwhere sticky's time goes\n{}", profile::flat(&hops[0], &PROXY)?.trim_end()));
-        }
+        compare(&mut report, &hops, Front::Load, args)?;
     }
     all.keep()?;
     let fronts: Vec<_> = args.front.iter().filter(|&&front| front != Front::Load).collect();
     if !fronts.is_empty() {
         let hops = start(all)?;
         for &front in fronts {
-            compare(&mut report, &hops, front, rounds, args.seconds)?;
+            compare(&mut report, &hops, front, args)?;
         }
     }
     report.say("\nAll are medians, with the interval in which the median lies with a probability of 95 %. A ratio is the");
@@ -170,7 +171,7 @@ impl Sample {
 }
 
 /// Measures the hops behind `front`.
-fn compare(report: &mut Report, hops: &[Hop], front: Front, rounds: usize, seconds: f64) -> Result<()> {
+fn compare(report: &mut Report, hops: &[Hop], front: Front, args: &Args) -> Result<()> {
     let (load, what, proxy) = match front {
         Front::Load => (&PROXY, "the load in front, and a processor for the hop alone", None),
         Front::Haproxy => (&BEHIND, "HAProxy in front", Some(Program::Haproxy)),
@@ -180,8 +181,8 @@ fn compare(report: &mut Report, hops: &[Hop], front: Front, rounds: usize, secon
     report.say(&format!("\n{what}"));
     let ports: Vec<_> = hops.iter().map(|hop| hop.port + proxy.map_or(0, |_| FRONT)).collect();
     let _front = proxy.map(|proxy| put_in_front(proxy, hops)).transpose()?;
-    let samples = Rounds::measure(rounds, hops.len(), |which, round| {
-        sample(&hops[which], load, ports[which], round, seconds)
+    let samples = Rounds::measure(args.rounds(), hops.len(), |which, round| {
+        sample(&hops[which], load, ports[which], round, args.seconds)
     })?;
     table(report, hops, &samples);
     for (n, hop) in hops.iter().enumerate().skip(1) {
@@ -192,6 +193,11 @@ fn compare(report: &mut Report, hops: &[Hop], front: Front, rounds: usize, secon
         report.ratio(&format!("requests/CPU time, sticky : {name}"), per_cost, reach);
     }
     samples.doubts(report);
+    if args.profile {
+        say("profiling sticky");
+        report.say("\n  where sticky's time goes");
+        report.say(profile::flat(&hops[0], load, ports[0])?.trim_end());
+    }
     Ok(())
 }
 
