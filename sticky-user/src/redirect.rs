@@ -120,7 +120,13 @@ impl Redirect {
             let lane = Plan {
                 listener: socket.try_clone()?.into(),
                 choice: Choice::new(Pins::open(dir)?),
-                upstream: Upstream::new(from, to, limits.connect_timeout, Arc::clone(&shared)),
+                upstream: Upstream::new(
+                    from,
+                    to,
+                    id.address.is_ipv4(),
+                    limits.connect_timeout,
+                    Arc::clone(&shared),
+                ),
                 events: Arc::clone(&events),
                 pins: Arc::clone(&shared),
                 limits,

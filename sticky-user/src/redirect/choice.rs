@@ -1,6 +1,7 @@
 //! Whose request it is, and which slot that client has: the library's answers, on the maps that the program reads.
 
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hyper::HeaderMap;
@@ -11,22 +12,33 @@ use sticky_ebpf::steer::{affine, steer};
 
 use crate::pool::pins::Pins;
 
+/// How old may be what was read from the maps: long enough for a hundred requests, too short to notice.
+const FRESH: Duration = Duration::from_millis(2);
+
 /// The pool as the redirect reads it.
 pub struct Choice {
     pins: Pins,
-    /// The lookup table and the configuration that it goes with.
-    table: RefCell<Option<(Config, Box<Table>)>>,
+    read: RefCell<Option<Read>>,
+}
+
+/// What was read from the maps.
+struct Read {
+    at: Instant,
+    config: Config,
+    table: Box<Table>,
+    /// The cookie of the socket in each slot.
+    cookies: Vec<Option<u64>>,
 }
 
 impl Choice {
     /// Decides by these maps.
     pub fn new(pins: Pins) -> Self {
-        Self { pins, table: RefCell::new(None) }
+        Self { pins, read: RefCell::new(None) }
     }
 
-    /// How the pool is steered at this moment.
+    /// How the pool is steered.
     pub fn config(&self) -> Result<Config> {
-        self.pins.config()
+        self.with(|read| read.config)
     }
 
     /// Whether a header from `peer` is believed. Anybody may get here when the program was detached from the group.
@@ -54,24 +66,31 @@ impl Choice {
 
     /// The slot for `client`, passing over those in `tried`, and the cookie of the socket in it; `None` when no
     /// worker is left.
-    pub fn slot(&self, config: &Config, client: Client, tried: &[Slot]) -> Result<Option<(Slot, u64)>> {
-        let mut cached = self.table.borrow_mut();
-        let table = match &*cached {
-            // Equal configurations have equal tables: they are built from nothing else.
-            Some((known, table)) if known == config => table,
-            _ => &cached.insert((*config, Box::new(self.pins.table(config)?))).1,
-        };
-        let mut found = Ok(None);
-        let choice = steer(config, table, affine(config, client), |slot| {
-            if tried.contains(&slot) {
-                return false;
-            }
-            found = self.pins.cookie(slot);
-            !matches!(found, Ok(None))
-        });
-        Ok(match choice {
-            Some(choice) => found?.map(|cookie| (choice.slot, cookie)),
-            None => None,
+    pub fn slot(&self, client: Client, tried: &[Slot]) -> Result<Option<(Slot, u64)>> {
+        self.with(|Read { config, table, cookies, .. }| {
+            let cookie = |slot: Slot| cookies.get(usize::from(slot)).copied().flatten();
+            let alive = |slot| !tried.contains(&slot) && cookie(slot).is_some();
+            let choice = steer(config, table, affine(config, client), alive)?;
+            cookie(choice.slot).map(|cookie| (choice.slot, cookie))
         })
+    }
+
+    /// Answers from what is in the maps.
+    fn with<T>(&self, answer: impl FnOnce(&Read) -> T) -> Result<T> {
+        let mut read = self.read.borrow_mut();
+        let now = Instant::now();
+        if let Some(read) = &*read
+            && now.duration_since(read.at) < FRESH
+        {
+            return Ok(answer(read));
+        }
+        let config = self.pins.config()?;
+        let cookies = self.pins.cookies()?;
+        let table = match read.take() {
+            // Equal configurations have equal tables: they are built from nothing else.
+            Some(old) if old.config == config => old.table,
+            Some(_) | None => Box::new(self.pins.table(&config)?),
+        };
+        Ok(answer(read.insert(Read { at: now, config, table, cookies })))
     }
 }

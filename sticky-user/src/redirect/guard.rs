@@ -52,9 +52,14 @@ impl Exchange {
 
     /// Sends these bytes, a whole interim answer, as soon as nothing else is being sent.
     pub fn send_interim(&self, bytes: &[u8]) {
-        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
-        interim.0.extend_from_slice(bytes);
-        if let Some(waker) = interim.1.take() {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner).0.extend_from_slice(bytes);
+        self.wake();
+    }
+
+    /// Has the guard asked once more, if it waits for an answer.
+    fn wake(&self) {
+        let waker = self.interim.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -66,6 +71,8 @@ pub struct Answering(Arc<Exchange>);
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answered.fetch_add(1, Ordering::Relaxed);
+        // The next message may be here already, and hyper asks for it only when it is woken.
+        self.0.wake();
     }
 }
 
@@ -198,6 +205,10 @@ impl Guard {
             into.put_slice(&self.kept[..count]);
             self.kept.advance(count);
             self.in_order -= count;
+            if self.kept.is_empty() {
+                // An idle connection holds no buffer.
+                self.kept = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if self.passed > self.exchange.answered.load(Ordering::Relaxed) {
@@ -239,7 +250,7 @@ impl Guard {
         if self.kept.is_empty() && ready!(self.poll_more(cx))? == 0 {
             return Poll::Ready(Ok(()));
         }
-        // hyper asks again when the answer is complete.
+        // hyper is woken when the answer is complete.
         Poll::Pending
     }
 
@@ -280,6 +291,19 @@ impl Guard {
 
     fn stream(&mut self) -> io::Result<&mut TcpStream> {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// Writes several parts, mostly one, for which the kernel has a shorter way.
+pub fn poll_write_parts(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut full = parts.iter().filter(|part| !part.is_empty());
+    match (full.next(), full.next()) {
+        (Some(one), None) => Pin::new(stream).poll_write(cx, one),
+        _ => Pin::new(stream).poll_write_vectored(cx, parts),
     }
 }
 
@@ -324,7 +348,7 @@ impl AsyncWrite for Guard {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         ready!(guard.poll_interim(cx))?;
-        Pin::new(guard.stream()?).poll_write_vectored(cx, from)
+        poll_write_parts(guard.stream()?, cx, from)
     }
 
     fn is_write_vectored(&self) -> bool {

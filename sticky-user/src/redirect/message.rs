@@ -1,6 +1,7 @@
 //! The bodies of requests and answers on their way, and the header fields that end at a hop.
 
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,24 +19,38 @@ pub enum Upload {
     /// No body.
     Empty,
     /// As it comes in.
-    Body(Incoming),
+    Body(Incoming, Arc<Sending>),
     /// As it comes in, once the worker wants it (`Expect: 100-continue`).
-    Awaited(Incoming, Pin<Box<dyn Future<Output = ()> + Send>>),
+    Awaited(Incoming, Arc<Sending>, Pin<Box<dyn Future<Output = ()> + Send>>),
 }
+
+/// There for as long as a body is not sent to its end, or given up.
+#[derive(Default)]
+pub struct Sending;
 
 impl Upload {
     /// Asks for the body only once `wanted` is over.
     pub fn hold_back(&mut self, wanted: Pin<Box<dyn Future<Output = ()> + Send>>) {
         *self = match std::mem::replace(self, Self::Empty) {
-            Self::Body(body) | Self::Awaited(body, _) => Self::Awaited(body, wanted),
+            Self::Body(body, sending) | Self::Awaited(body, sending, _) => {
+                Self::Awaited(body, sending, wanted)
+            }
             Self::Empty => Self::Empty,
         };
+    }
+
+    /// Tells whether there is more of it to send.
+    pub fn sending(&self) -> Weak<Sending> {
+        match self {
+            Self::Empty => Weak::new(),
+            Self::Body(_, sending) | Self::Awaited(_, sending, _) => Arc::downgrade(sending),
+        }
     }
 
     fn body(&self) -> Option<&Incoming> {
         match self {
             Self::Empty => None,
-            Self::Body(body) | Self::Awaited(body, _) => Some(body),
+            Self::Body(body, _) | Self::Awaited(body, ..) => Some(body),
         }
     }
 }
@@ -48,14 +63,14 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Self::Awaited(_, wanted) = &mut *self {
+        if let Self::Awaited(_, _, wanted) = &mut *self {
             ready!(wanted.as_mut().poll(cx));
-            if let Self::Awaited(body, _) = std::mem::replace(&mut *self, Self::Empty) {
-                *self = Self::Body(body);
+            if let Self::Awaited(body, sending, _) = std::mem::replace(&mut *self, Self::Empty) {
+                *self = Self::Body(body, sending);
             }
         }
         match &mut *self {
-            Self::Body(body) => Pin::new(body).poll_frame(cx),
+            Self::Body(body, _) => Pin::new(body).poll_frame(cx),
             Self::Empty | Self::Awaited(..) => Poll::Ready(None),
         }
     }

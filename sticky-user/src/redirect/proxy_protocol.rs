@@ -75,11 +75,10 @@ fn refuse(lane: &Lane, proxy: SocketAddr) -> io::Error {
 /// A connection to the worker of the client at `source`; `None` when there is no worker.
 async fn reach(lane: &Lane, proxy: SocketAddr, source: SocketAddr) -> io::Result<Option<Wire>> {
     let config = lane.choice.config().map_err(io::Error::other)?;
-    let shown = if config.proxies.real_client_address() { source } else { proxy };
+    let real = config.proxies.real_client_address() && lane.upstream.can_show(source.ip().into());
+    let shown = if real { source } else { proxy };
     let mut tried = Vec::new();
-    while let Some((slot, cookie)) =
-        lane.choice.slot(&config, source.ip().into(), &tried).map_err(io::Error::other)?
-    {
+    while let Some((slot, cookie)) = lane.choice.slot(source.ip().into(), &tried).map_err(io::Error::other)? {
         let key = Key { slot, cookie, shown: Client::from(shown.ip()) };
         match lane.upstream.dial(key, shown.port()).await {
             Ok(wire) => {

@@ -1,6 +1,7 @@
 //! One request: its client → the client's slot → a connection to that worker → the worker's answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use hyper::body::{Body as _, Incoming};
@@ -27,16 +28,18 @@ pub async fn forward(lane: &Lane, proxy: &Rc<Proxy>, mut request: Request<Incomi
     let answer = match prepare(lane, proxy, &mut request) {
         Ok((config, client, upgrade)) => {
             let wanted = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-            let answer = Forward::new(lane, proxy, config, client, request).run().await;
+            let answer = Forward::new(lane, proxy, config, client, request, version).run().await;
             answer.and_then(|answer| pass_on(lane, proxy, answer, wanted))
         }
         Err(status) => Err(status),
     };
+    // The rest of a request that is answered early is not read, so nothing can follow it: RFC 9110 section 10.1.1.
+    let early = answer.as_ref().is_ok_and(|(_, line)| line.is_sending());
     let mut answer = match answer {
         Ok((answer, line)) => answer.map(|body| Download::from_worker(body, line, answering)),
         Err(status) => refusal(lane, status).map(|text| Download::text(text, answering)),
     };
-    if lane.stop.is_cancelled()
+    if (early || lane.stop.is_cancelled())
         && version < Version::HTTP_2
         && answer.status() != StatusCode::SWITCHING_PROTOCOLS
     {
@@ -142,14 +145,15 @@ impl<'a> Forward<'a> {
         config: Config,
         client: Client,
         request: Request<Incoming>,
+        version: Version,
     ) -> Self {
         let (parts, body) = request.into_parts();
         let empty = body.is_end_stream();
-        let spare = (empty && parts.method.is_idempotent())
-            .then(|| Request::from_parts(parts.clone(), Upload::Empty));
-        let upload = if empty { Upload::Empty } else { Upload::Body(body) };
+        let repeatable = empty && parts.method.is_idempotent();
+        let upload = if empty { Upload::Empty } else { Upload::Body(body, Arc::default()) };
         let mut request = Request::from_parts(parts, upload);
-        interim::listen(&mut request, &proxy.exchange);
+        let spare = repeatable.then(|| copy(&request));
+        interim::listen(&mut request, (version == Version::HTTP_11).then_some(&proxy.exchange));
         Self { lane, proxy, config, client, request, spare }
     }
 
@@ -175,8 +179,13 @@ impl<'a> Forward<'a> {
                 Ok(answer) => return Ok((answer, line)),
                 Err(unsent) => unsent,
             };
-            // What was sent is sent again only once: a request that kills workers is not to kill them all.
-            self.request = unsent.or_else(|| self.spare.take()).ok_or(StatusCode::BAD_GATEWAY)?;
+            // What was sent is sent again only once: a request that kills workers is not to kill them all. It does not
+            // count over an older connection: that was closed already, most likely.
+            let spare = self.spare.take();
+            if reused {
+                self.spare = spare.as_ref().map(copy);
+            }
+            self.request = unsent.or(spare).ok_or(StatusCode::BAD_GATEWAY)?;
             self.lane.events.count(Event::Retried);
             if reused {
                 fresh = true;
@@ -188,21 +197,31 @@ impl<'a> Forward<'a> {
     }
 
     fn slot(&self, tried: &[Slot]) -> Result<Option<(Slot, u64)>, StatusCode> {
-        let slot = self.lane.choice.slot(&self.config, self.client, tried);
+        let slot = self.lane.choice.slot(self.client, tried);
         slot.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
     }
 
     /// A connection to the worker in `slot`, and whether it was used before.
     async fn line(&self, slot: Slot, cookie: u64, fresh: bool) -> Result<(Line, bool), Failure> {
-        let real = self.config.proxies.real_client_address();
+        let upstream = &self.lane.upstream;
+        let real = self.config.proxies.real_client_address() && upstream.can_show(self.client);
         let shown = if real { self.client } else { Client::from(self.proxy.address.ip()) };
         let key = Key { slot, cookie, shown };
-        let upstream = &self.lane.upstream;
         match upstream.reuse(key).filter(|_| !fresh) {
             Some(line) => Ok((line, true)),
             None => Ok((upstream.connect(key, self.proxy.address.port()).await?, false)),
         }
     }
+}
+
+/// A request without a body once more. It lacks the case that header names were written in: a copy is made of every
+/// request, and sent of next to none.
+fn copy(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// Makes a worker's answer one for the proxy; after a 101 that was `wanted`, the connections become a tunnel.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,10 @@ use sticky_ebpf::abi::{Relay, Slot, Source};
 use sticky_ebpf::client::Client;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::AbortHandle;
 
-use super::message::Upload;
+use super::guard::poll_write_parts;
+use super::message::{Sending, Upload};
 use crate::pool::pins::Pins;
 
 /// How long a connection to a worker may wait for its next request.
@@ -49,13 +51,14 @@ pub enum Failure {
     Here(io::Error),
 }
 
-/// A connection that waits for a request, and since when.
-type Idle = (SendRequest<Upload>, Instant);
+/// A connection that waits for a request, what drives it, and since when.
+type Idle = (SendRequest<Upload>, AbortHandle, Instant);
 
 /// Makes connections to the workers, and keeps those that can be used again.
 pub struct Upstream {
     from: IpAddr,
     to: SocketAddr,
+    ipv4: bool,
     timeout: Duration,
     relays: Arc<Mutex<Pins>>,
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
@@ -63,17 +66,30 @@ pub struct Upstream {
 
 impl Upstream {
     /// Connects from `from` to a pool that can be reached at `to`, and tells the kernel through `relays`.
-    pub fn new(from: IpAddr, to: SocketAddr, timeout: Duration, relays: Arc<Mutex<Pins>>) -> Self {
-        Self { from, to, timeout, relays, idle: RefCell::default() }
+    ///
+    /// With `ipv4` the workers' sockets are of IPv4 alone.
+    pub fn new(
+        from: IpAddr,
+        to: SocketAddr,
+        ipv4: bool,
+        timeout: Duration,
+        relays: Arc<Mutex<Pins>>,
+    ) -> Self {
+        Self { from, to, ipv4, timeout, relays, idle: RefCell::default() }
+    }
+
+    /// Whether workers can be shown this address: a socket of IPv4 has no way to show one of IPv6.
+    pub fn can_show(&self, address: Client) -> bool {
+        !self.ipv4 || address.is_v4()
     }
 
     /// A connection that is there already and was used a moment ago.
     pub fn reuse(self: &Rc<Self>, key: Key) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         let lines = idle.get_mut(&key)?;
-        while let Some((sender, since)) = lines.pop() {
+        while let Some((sender, driver, since)) = lines.pop() {
             if sender.is_ready() && since.elapsed() < IDLE {
-                return Some(Line { sender: Some(sender), key, upstream: Rc::clone(self) });
+                return Some(Line::new(sender, driver, key, self));
             }
         }
         None
@@ -85,8 +101,8 @@ impl Upstream {
         let mut builder = http1::Builder::new();
         builder.preserve_header_case(true);
         let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::Gone)?;
-        tokio::task::spawn_local(connection.with_upgrades());
-        Ok(Line { sender: Some(sender), key, upstream: Rc::clone(self) })
+        let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
+        Ok(Line::new(sender, driver, key, self))
     }
 
     /// A bare connection.
@@ -111,7 +127,7 @@ impl Upstream {
     /// Closes what has waited for too long.
     pub fn sweep(&self) {
         self.idle.borrow_mut().retain(|_, lines| {
-            lines.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE);
+            lines.retain(|(sender, _, since)| !sender.is_closed() && since.elapsed() < IDLE);
             !lines.is_empty()
         });
     }
@@ -124,17 +140,30 @@ fn is_gone(error: &io::Error) -> bool {
 /// A connection to a worker, in use by one request. Dropped, it waits for the next one, if it can.
 pub struct Line {
     sender: Option<SendRequest<Upload>>,
+    driver: AbortHandle,
+    sending: Weak<Sending>,
     key: Key,
     upstream: Rc<Upstream>,
 }
 
 impl Line {
+    fn new(sender: SendRequest<Upload>, driver: AbortHandle, key: Key, upstream: &Rc<Upstream>) -> Self {
+        let upstream = Rc::clone(upstream);
+        Self { sender: Some(sender), driver, sending: Weak::new(), key, upstream }
+    }
+
+    /// Whether the request is not sent to its end.
+    pub fn is_sending(&self) -> bool {
+        self.sending.strong_count() > 0
+    }
+
     /// Sends a request and returns with the head of its answer. When the request was never sent, the error has it.
     pub async fn send(
         &mut self,
         request: Request<Upload>,
     ) -> Result<Response<Incoming>, Option<Request<Upload>>> {
         let Some(sender) = &mut self.sender else { return Err(Some(request)) };
+        self.sending = request.body().sending();
         sender.try_send_request(request).await.map_err(|mut error| error.take_message())
     }
 }
@@ -142,9 +171,13 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let Some(mut sender) = self.sender.take() else { return };
-        let (key, upstream) = (self.key, Rc::clone(&self.upstream));
+        if self.is_sending() {
+            // Answered before its end, or given up: nobody wants the rest.
+            return self.driver.abort();
+        }
+        let (key, upstream, driver) = (self.key, Rc::clone(&self.upstream), self.driver.clone());
         let keep = move |sender| {
-            upstream.idle.borrow_mut().entry(key).or_default().push((sender, Instant::now()));
+            upstream.idle.borrow_mut().entry(key).or_default().push((sender, driver, Instant::now()));
         };
         if sender.is_ready() {
             keep(sender);
@@ -208,7 +241,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, from)
+        poll_write_parts(&mut self.stream, cx, from)
     }
 
     fn is_write_vectored(&self) -> bool {
