@@ -14,6 +14,7 @@ pub mod abi;
 pub mod client;
 pub mod forwarded;
 pub mod hash;
+pub mod head;
 pub mod lookup;
 pub mod steer;
 

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod net;
 pub mod process;
+pub mod recorder;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

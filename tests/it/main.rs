@@ -7,6 +7,8 @@ mod attach;
 mod crash;
 mod harness;
 mod kernels;
+mod limits;
+mod malformed;
 mod manual;
 mod refusals;
 mod run;

@@ -22,7 +22,7 @@
 //! | Content-Length twice, as a list, not digits only, or more than an `i64` holds | 6.2, 6.3 |
 //! | content of CONNECT and TRACE | RFC 9110, 9.3.6 and 9.3.8 |
 //! | a chunk size that is not 1 to 16 hexadecimal digits; whitespace after it, unless an extension follows | 7.1 |
-//! | control characters but tab in a chunk extension, or more than 1 KiB of it | 7.1.1 |
+//! | control characters but tab in a chunk extension; more than 1 KiB in a line, or 16 KiB in all | 7.1.1 |
 //! | chunk data that CRLF does not follow | 7.1 |
 //! | in the trailer section, what is refused in headers | 7.1.2 |
 
@@ -35,7 +35,7 @@ mod tests;
 use chunked::Chunked;
 use head::{Body, Head};
 
-/// What a head may be at most, and as much again a trailer section.
+/// What a head may be at most. A trailer section may be as much again, but less than 16 KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes, with the request line and the empty line.

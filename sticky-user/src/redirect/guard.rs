@@ -25,6 +25,8 @@ use super::framing::{Framing, Malformed};
 use super::{Limits, framing};
 use crate::say::Seldom;
 
+/// What hyper says when content that is expected is wanted: not an answer yet.
+const INVITATION: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How much is read of what follows a refused message, so that the refusal is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -52,14 +54,9 @@ impl Exchange {
 
     /// Sends these bytes, a whole interim answer, as soon as nothing else is being sent.
     pub fn send_interim(&self, bytes: &[u8]) {
-        self.interim.lock().unwrap_or_else(PoisonError::into_inner).0.extend_from_slice(bytes);
-        self.wake();
-    }
-
-    /// Has the guard asked once more, if it waits for an answer.
-    fn wake(&self) {
-        let waker = self.interim.lock().unwrap_or_else(PoisonError::into_inner).1.take();
-        if let Some(waker) = waker {
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        interim.0.extend_from_slice(bytes);
+        if let Some(waker) = interim.1.take() {
             waker.wake();
         }
     }
@@ -71,8 +68,6 @@ pub struct Answering(Arc<Exchange>);
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answered.fetch_add(1, Ordering::Relaxed);
-        // The next message may be here already, and hyper asks for it only when it is woken.
-        self.0.wake();
     }
 }
 
@@ -100,6 +95,10 @@ pub struct Guard {
     framing: Framing,
     /// Messages that were passed on to their end.
     passed: u64,
+    /// Messages whose answers were sent to their end.
+    sent: u64,
+    /// Whether some of the next answer was sent, beyond interim ones.
+    sending: bool,
     phase: Phase,
     /// Whether something was read since the timer was set.
     moved: bool,
@@ -126,6 +125,8 @@ impl Guard {
             in_order: 0,
             framing,
             passed: 0,
+            sent: 0,
+            sending: false,
             phase: Phase::Idle,
             moved: false,
             timer: None,
@@ -160,7 +161,9 @@ impl Guard {
             if let Ok(peer) = stream.peer_addr() {
                 TOLD.say(format_args!("a message of the proxy {peer} was refused ({status}): {why}"));
             }
-            tokio::task::spawn_local(hang_up(stream, status));
+            // A second answer, or one in the middle of another, would be somebody else's.
+            let answered = self.sending || self.sent > self.passed;
+            tokio::task::spawn_local(hang_up(stream, (!answered).then_some(status)));
         }
         io::Error::new(io::ErrorKind::InvalidData, why)
     }
@@ -177,7 +180,7 @@ impl Guard {
     /// Whether the time for the next bytes is up; called when there are none.
     fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
         let phase = match () {
-            () if self.passed > self.exchange.answered.load(Ordering::Relaxed) => Phase::Held,
+            () if self.passed > self.sent => Phase::Held,
             () if !self.framing.between_messages() => Phase::Body,
             () if self.kept.is_empty() => Phase::Idle,
             () => Phase::Head,
@@ -211,7 +214,7 @@ impl Guard {
             }
             return Poll::Ready(Ok(()));
         }
-        if self.passed > self.exchange.answered.load(Ordering::Relaxed) {
+        if self.passed > self.sent {
             return self.poll_gone(cx);
         }
         if self.kept.is_empty() {
@@ -250,7 +253,7 @@ impl Guard {
         if self.kept.is_empty() && ready!(self.poll_more(cx))? == 0 {
             return Poll::Ready(Ok(()));
         }
-        // hyper is woken when the answer is complete.
+        // hyper is woken when the answer has been sent.
         Poll::Pending
     }
 
@@ -309,10 +312,11 @@ pub fn poll_write_parts(
 
 /// Sends a refusal, and reads on for a moment: closed with bytes unread, the connection would be reset, and the refusal
 /// lost on its way.
-async fn hang_up(mut stream: TcpStream, status: &'static str) {
-    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+async fn hang_up(mut stream: TcpStream, status: Option<&'static str>) {
+    let answer =
+        status.map(|status| format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
     let polite = async {
-        stream.write_all(answer.as_bytes()).await?;
+        stream.write_all(answer.unwrap_or_default().as_bytes()).await?;
         stream.shutdown().await?;
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     };
@@ -338,6 +342,7 @@ impl AsyncWrite for Guard {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         ready!(guard.poll_interim(cx))?;
+        guard.sending |= from != INVITATION;
         Pin::new(guard.stream()?).poll_write(cx, from)
     }
 
@@ -348,6 +353,7 @@ impl AsyncWrite for Guard {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         ready!(guard.poll_interim(cx))?;
+        guard.sending |= from.iter().any(|part| !part.is_empty() && **part != *INVITATION);
         poll_write_parts(guard.stream()?, cx, from)
     }
 
@@ -355,8 +361,14 @@ impl AsyncWrite for Guard {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A TCP stream holds nothing back.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A TCP stream holds nothing back, and now hyper does not either: the next message may be read.
+        let guard = self.get_mut();
+        let answered = guard.exchange.answered.load(Ordering::Relaxed);
+        if answered > guard.sent {
+            (guard.sent, guard.sending) = (answered, false);
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 

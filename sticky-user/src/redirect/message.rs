@@ -147,19 +147,27 @@ pub fn remove_hop_fields(
     client_header: Option<&forwarded::HeaderName>,
 ) -> Option<HeaderValue> {
     let mut upgrade = false;
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
-    for name in named {
-        upgrade |= name == header::UPGRADE;
-        let kept = KEPT.contains(&name.as_str())
+    let kept = |name: &HeaderName| {
+        KEPT.contains(&name.as_str())
             || name.as_str().starts_with("x-forwarded-")
-            || client_header.is_some_and(|client| client.as_str() == name.as_str());
-        if !kept {
+            || client_header.is_some_and(|client| client.as_str() == name.as_str())
+    };
+    for name in names(headers, &header::CONNECTION) {
+        upgrade |= name == header::UPGRADE;
+        if !kept(&name) {
             headers.remove(name);
+        }
+    }
+    // Nor can a trailer say it, which some workers take for a header: hyper sends only trailers that are announced.
+    let announced = names(headers, &header::TRAILER);
+    let meant = |name: &&HeaderName| !kept(name) && **name != header::CONNECTION;
+    let harmless: Vec<_> = announced.iter().filter(meant).map(HeaderName::as_str).collect();
+    if harmless.len() < announced.len() {
+        headers.remove(header::TRAILER);
+        if let Ok(harmless) = HeaderValue::try_from(harmless.join(", "))
+            && !harmless.is_empty()
+        {
+            headers.insert(header::TRAILER, harmless);
         }
     }
     let trailers = headers.get_all(header::TE).iter().any(|te| {
@@ -176,6 +184,15 @@ pub fn remove_hop_fields(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     protocol.filter(|_| upgrade)
+}
+
+/// The fields that a field names.
+fn names(headers: &HeaderMap, field: &HeaderName) -> Vec<HeaderName> {
+    let lines = headers.get_all(field).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
 }
 
 /// Fields that `Connection` cannot remove, besides `X-Forwarded-…`. (`Upgrade` and `TE` are seen to afterwards.)

@@ -12,9 +12,10 @@ use sticky_ebpf::abi::{Config, Event, Slot};
 use sticky_ebpf::client::Client;
 
 use super::connection::Proxy;
+use super::framing::{self, Framing, Malformed};
 use super::message::{Download, Upload, remove_hop_fields};
 use super::upstream::{Failure, Key, Line};
-use super::{Lane, interim, tunnel};
+use super::{Lane, Limits, interim, tunnel};
 use crate::say::Seldom;
 
 /// A worker's answer, and the connection it comes over.
@@ -98,9 +99,6 @@ fn who(lane: &Lane, proxy: &Rc<Proxy>, headers: &HeaderMap) -> Result<(Config, C
 
 /// What HTTP/2 says in other ways than HTTP/1.1: RFC 9113 section 8.
 fn from_http2(lane: &Lane, request: &mut Request<Incoming>) -> Result<(), StatusCode> {
-    if request.headers().len() > lane.limits.headers {
-        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-    }
     let uri = request.uri().clone();
     let authority = uri.authority().map(|authority| authority.as_str());
     let bad = |_| StatusCode::BAD_REQUEST;
@@ -124,7 +122,26 @@ fn from_http2(lane: &Lane, request: &mut Request<Incoming>) -> Result<(), Status
         let cookie = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).map_err(bad)?;
         request.headers_mut().insert(header::COOKIE, cookie);
     }
-    Ok(())
+    well_formed(lane, request).map_err(|malformed| {
+        lane.events.count(Event::Malformed);
+        match malformed {
+            Malformed::Syntax(_) => StatusCode::BAD_REQUEST,
+            Malformed::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    })
+}
+
+/// Holds a request to what a head of HTTP/1.1 is held to: one Host, one Content-Length, and so on.
+fn well_formed(lane: &Lane, request: &Request<Incoming>) -> Result<(), Malformed> {
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri()).into_bytes();
+    for (name, value) in request.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    let Limits { header_bytes, headers, .. } = lane.limits;
+    Framing::new(framing::Limits { header_bytes, headers }).take(&head).map(drop)
 }
 
 /// A request on its way to the worker of `client`.
@@ -147,8 +164,12 @@ impl<'a> Forward<'a> {
         request: Request<Incoming>,
         version: Version,
     ) -> Self {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let empty = body.is_end_stream();
+        if !empty && body.size_hint().exact().is_none() {
+            // Without it hyper takes it for granted that GET and HEAD have no content.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let repeatable = empty && parts.method.is_idempotent();
         let upload = if empty { Upload::Empty } else { Upload::Body(body, Arc::default()) };
         let mut request = Request::from_parts(parts, upload);

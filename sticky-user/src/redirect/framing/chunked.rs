@@ -5,6 +5,8 @@ use super::{Limits, syntax};
 
 /// How long a line with a chunk's size and extensions may be.
 const CHUNK_LINE: usize = 1024;
+/// How long all extensions and the trailer section may be: hyper gives up at 16 KiB of either, without saying why.
+const MOST: usize = 16 * 1024 - 1;
 
 /// How far a chunked body has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,6 +16,8 @@ pub struct Chunked {
     size: u64,
     /// Bytes so far of the line with the chunk's size, later of the trailer section.
     bytes: usize,
+    /// Bytes of all chunks' extensions.
+    extensions: usize,
     /// Lines of the trailer section.
     lines: usize,
 }
@@ -114,7 +118,9 @@ impl Chunked {
     }
 
     fn extension(&mut self, byte: u8) -> Result<Next, Malformed> {
+        self.extensions += 1;
         match (self.next, byte) {
+            _ if self.extensions > MOST => Err(Syntax("chunk extensions of more than 16 KiB in all")),
             _ if self.bytes > CHUNK_LINE => Err(Syntax("a chunk extension of more than 1 KiB")),
             (Next::Semicolon, b' ' | b'\t') => Ok(Next::Semicolon),
             (Next::Semicolon, b';') => Ok(Next::Extension),
@@ -127,7 +133,7 @@ impl Chunked {
 
     /// RFC 9112 section 7.1.2: the same as headers.
     fn trailer(&mut self, byte: u8, limits: Limits) -> Result<Next, Malformed> {
-        if self.bytes > limits.header_bytes {
+        if self.bytes > limits.header_bytes.min(MOST) {
             return Err(TooLarge);
         }
         match (self.next, byte) {

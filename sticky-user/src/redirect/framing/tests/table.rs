@@ -4,6 +4,7 @@ mod body;
 mod head;
 
 use super::super::Malformed::{self, Syntax, TooLarge};
+use super::super::{Framing, Limits};
 use super::{LIMITS, whole};
 
 /// Passes, and ends where it ends, also before another one.
@@ -107,4 +108,15 @@ fn one_message_at_a_time() {
     // A CRLF after content that has none of its length (RFC 9112 section 2.2).
     let verdict = whole([body, "\r\n", good].concat().as_bytes());
     assert_eq!((verdict.ends.len(), verdict.refused.is_some()), (1, true));
+}
+
+#[test]
+fn trailers_have_a_limit_of_their_own() {
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ";
+    let verdict = |trailers: usize| {
+        let mut framing = Framing::new(Limits { header_bytes: 32 * 1024, headers: 8 });
+        framing.take(&[&head[..], &vec![b'x'; trailers - 7], b"\r\n\r\n"].concat())
+    };
+    assert_eq!(verdict(16 * 1024 - 1), Ok(head.len() - 3 + 16 * 1024 - 1));
+    assert_eq!(verdict(16 * 1024), Err(TooLarge));
 }

@@ -175,6 +175,7 @@ fn chunk_extensions() {
             "0 \t;a\r\n\r\n",
             "1;a=\u{e4}\r\na\r\n0\r\n\r\n",
             &format!("0;{}\r\n\r\n", "a".repeat(1021)),
+            &(format!("1;{}\r\na\r\n", "a".repeat(1000)).repeat(16) + "0\r\n\r\n"),
         ],
         &[
             ("0 \r\n\r\n", space),
@@ -188,6 +189,10 @@ fn chunk_extensions() {
             ("0;a\rb\r\n\r\n", "CR without LF in a chunked body"),
             (&format!("0;{}\r\n\r\n", "a".repeat(1022)), "a chunk extension of more than 1 KiB"),
             (&format!("0{};a\r\n\r\n", " ".repeat(1024)), "a chunk extension of more than 1 KiB"),
+            (
+                &format!("1;{}\r\na\r\n", "a".repeat(1000)).repeat(17),
+                "chunk extensions of more than 16 KiB in all",
+            ),
         ],
     );
 }

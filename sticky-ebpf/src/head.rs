@@ -1,0 +1,360 @@
+//! The head of an HTTP/1 request, looked through for what steering needs: whose request it is, and whether its connection
+//! can carry another client's.
+//!
+//! Made for the kernel, where each byte counts: what nobody asks for is passed over eight bytes at a time, and a step
+//! does little enough for the verifier to see through. It knows only ordinary heads. Of any other it says so, and the
+//! redirect, which knows them all, takes the connection; so what it takes for a head the redirect takes for the same one.
+//!
+//! Ordinary is: a path for a target, HTTP/1.0 or 1.1, lines that end with CR LF, names of letters, digits, `-` and `_`,
+//! no control characters, one Host of a name and a port, one Content-Length at most, and no Transfer-Encoding
+//! (RFC 9112 sections 2 to 6).
+
+mod names;
+mod words;
+
+use names::{Names, Special};
+
+use crate::client::Client;
+use crate::forwarded::{HeaderName, Walk};
+
+/// The most bytes of a head that are looked at.
+pub const LONGEST: u32 = 8192;
+
+/// The most lines of a head.
+const LINES: u32 = 100;
+
+/// What is looked at.
+pub trait Bytes {
+    /// The eight bytes from `at` on, the first of them in the lowest bits. Beyond the end there may be anything.
+    fn word(&self, at: u32) -> u64;
+}
+
+impl Bytes for [u8] {
+    fn word(&self, at: u32) -> u64 {
+        let mut word = [0; 8];
+        let rest = self.get(at as usize..).unwrap_or_default();
+        for (to, from) in word.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        u64::from_le_bytes(word)
+    }
+}
+
+/// What a head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Whose request it is; no other client's will follow.
+    Client(Client),
+    /// Whose request it is; another client's may follow.
+    Shared(Client),
+    /// It is not all there.
+    Incomplete,
+    /// It is not an ordinary head of HTTP/1.
+    Strange,
+}
+
+/// What comes next.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Method,
+    Target,
+    Version,
+    /// The second half of a line's end.
+    LineFeed,
+    /// A header's name, or the end.
+    Name,
+    /// A value that nobody asks for.
+    Value,
+    ClientValue,
+    ConnectionValue,
+    HostValue,
+    LengthValue,
+    Complete,
+    Incomplete,
+    Strange,
+}
+
+/// A look through a head, step by step.
+///
+/// A BPF program keeps it in a map, like the [`Walk`] in it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Scan {
+    walk: Walk,
+    names: Names,
+    /// The token of `Connection` that is being read, its bytes from the left.
+    token: u128,
+    at: u32,
+    end: u32,
+    lines: u32,
+    next: Next,
+    http_1_0: bool,
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+    host: bool,
+    length: bool,
+    /// Whether the value that is being read has begun; of a Host, whether its port has.
+    begun: bool,
+    port: bool,
+}
+
+impl Scan {
+    /// Looks for the client in `header`, in a head that is among the first `length` bytes.
+    #[inline(always)]
+    pub fn new(header: &HeaderName, length: u32) -> Self {
+        Self {
+            walk: Walk::new(header.kind()),
+            names: Names::new(header),
+            token: 0,
+            at: 0,
+            end: if length < LONGEST { length } else { LONGEST },
+            lines: 0,
+            next: Next::Method,
+            http_1_0: false,
+            close: false,
+            keep_alive: false,
+            upgrade: false,
+            host: false,
+            length: false,
+            begun: false,
+            port: false,
+        }
+    }
+
+    /// Goes on by a byte or a few; false when there is nothing more to do. `trusted` is asked at most once.
+    ///
+    /// [`LONGEST`] steps and a few are always enough.
+    #[inline(always)]
+    pub fn step<B: Bytes + ?Sized>(&mut self, bytes: &B, trusted: impl FnOnce(Client) -> bool) -> bool {
+        if self.at >= self.end {
+            if self.next != Next::Strange {
+                self.next = Next::Incomplete;
+            }
+            return false;
+        }
+        let word = bytes.word(self.at);
+        match self.next {
+            Next::Method => self.method(word, bytes),
+            Next::Target => self.target(word),
+            Next::Version => self.version(word, bytes.word(self.at + 8)),
+            Next::LineFeed => {
+                self.at += 1;
+                self.next = if words::byte(word, 0) == b'\n' { Next::Name } else { Next::Strange };
+            }
+            Next::Name => self.name(word),
+            Next::Value => self.value(word),
+            Next::ClientValue => self.client_value(word, trusted),
+            Next::ConnectionValue => self.connection_value(word),
+            Next::HostValue => self.host_value(word),
+            Next::LengthValue => self.length_value(word),
+            Next::Complete | Next::Incomplete | Next::Strange => return false,
+        }
+        true
+    }
+
+    /// What the head says of a connection from `peer`, a trusted proxy, after the last step.
+    #[inline(always)]
+    pub fn verdict(&self, peer: Client) -> Verdict {
+        if self.next != Next::Complete {
+            return if self.next == Next::Strange { Verdict::Strange } else { Verdict::Incomplete };
+        }
+        // RFC 9112 section 3.2; and one that both closes and keeps the connection knows not what it says.
+        if !(self.host || self.http_1_0) || self.close && self.keep_alive {
+            return Verdict::Strange;
+        }
+        let client = self.walk.client(peer);
+        // RFC 9112 section 9.3; a connection that is upgraded is its client's alone.
+        if self.close || self.upgrade || self.http_1_0 && !self.keep_alive {
+            Verdict::Client(client)
+        } else {
+            Verdict::Shared(client)
+        }
+    }
+
+    /// How many of the eight bytes are there.
+    #[inline(always)]
+    fn there(&self) -> u32 {
+        let left = self.end - self.at;
+        if left < 8 { left } else { 8 }
+    }
+
+    #[inline(always)]
+    fn method<B: Bytes + ?Sized>(&mut self, word: u64, bytes: &B) {
+        let Some(length) = words::method(word) else {
+            self.next = if self.there() < 8 { Next::Incomplete } else { Next::Strange };
+            return;
+        };
+        self.at += length;
+        // Only a path: anything else names a host.
+        let path = words::byte(bytes.word(length), 0) == b'/';
+        self.next = if path { Next::Target } else { Next::Strange };
+    }
+
+    #[inline(always)]
+    fn target(&mut self, word: u64) {
+        let plain = words::count(words::target_ends(word));
+        if plain >= self.there() {
+            self.at += self.there();
+            return;
+        }
+        self.at += plain + 1;
+        self.next = if words::byte(word, plain) == b' ' { Next::Version } else { Next::Strange };
+    }
+
+    #[inline(always)]
+    fn version(&mut self, word: u64, after: u64) {
+        if self.end - self.at < 10 {
+            self.next = Next::Incomplete;
+            return;
+        }
+        let line_ends = after as u16 == u16::from_le_bytes(*b"\r\n");
+        self.http_1_0 = word == u64::from_le_bytes(*b"HTTP/1.0");
+        let known = self.http_1_0 || word == u64::from_le_bytes(*b"HTTP/1.1");
+        self.at += 10;
+        self.next = if known && line_ends { Next::Name } else { Next::Strange };
+    }
+
+    #[inline(always)]
+    fn name(&mut self, word: u64) {
+        if self.names.at_start() && words::byte(word, 0) == b'\r' {
+            self.next = match (self.there(), words::byte(word, 1)) {
+                (1, _) => Next::Incomplete,
+                (_, b'\n') => Next::Complete,
+                _ => Next::Strange,
+            };
+            return;
+        }
+        let letters = words::count(words::name_ends(word));
+        if letters >= self.there() {
+            self.at += self.there();
+            // Of an incomplete head nothing is asked.
+            self.names.part(word, 8);
+            return;
+        }
+        let empty = self.names.at_start() && letters == 0;
+        let special = self.names.end(word, letters);
+        self.at += letters + 1;
+        self.lines += 1;
+        (self.begun, self.port, self.token) = (false, false, 0);
+        self.next = match special {
+            _ if empty || words::byte(word, letters) != b':' || self.lines > LINES => Next::Strange,
+            Special::None => Next::Value,
+            Special::Client => Next::ClientValue,
+            Special::Connection => Next::ConnectionValue,
+            // RFC 9112 sections 3.2 and 6.3: twice is once too often.
+            Special::Host if !self.host => Next::HostValue,
+            Special::ContentLength if !self.length => Next::LengthValue,
+            Special::Host | Special::ContentLength | Special::TransferEncoding => Next::Strange,
+        };
+    }
+
+    #[inline(always)]
+    fn value(&mut self, word: u64) {
+        let plain = words::count(words::controls(word));
+        if plain >= self.there() {
+            self.at += self.there();
+            return;
+        }
+        self.at += plain + 1;
+        self.next = match words::byte(word, plain) {
+            b'\t' => Next::Value,
+            b'\r' => Next::LineFeed,
+            _ => Next::Strange,
+        };
+    }
+
+    #[inline(always)]
+    fn client_value(&mut self, word: u64, trusted: impl FnOnce(Client) -> bool) {
+        let byte = words::byte(word, 0);
+        self.at += 1;
+        match byte {
+            b'\r' => {
+                self.walk.line_end(trusted);
+                self.next = Next::LineFeed;
+            }
+            b'\t' | b' '..=b'~' | 0x80.. => self.walk.byte(byte, trusted),
+            _ => self.next = Next::Strange,
+        }
+    }
+
+    #[inline(always)]
+    fn connection_value(&mut self, word: u64) {
+        let byte = words::byte(word, 0);
+        self.at += 1;
+        match byte {
+            b'\r' | b',' => {
+                self.close |= self.token == token(b"close");
+                self.keep_alive |= self.token == token(b"keep-alive");
+                self.upgrade |= self.token == token(b"upgrade");
+                self.token = 0;
+                if byte == b'\r' {
+                    self.next = Next::LineFeed;
+                }
+            }
+            b' ' | b'\t' => {}
+            // A token that is too long for the number is none of those: its first byte stays.
+            b'!'..=b'~' if self.token >> 120 == 0 => {
+                self.token = self.token << 8 | u128::from(byte.to_ascii_lowercase());
+            }
+            b'!'..=b'~' => {}
+            _ => self.next = Next::Strange,
+        }
+    }
+
+    /// A name of letters, digits, `-` and `.`, and a port: less than RFC 3986 section 3.2.2 allows.
+    #[inline(always)]
+    fn host_value(&mut self, word: u64) {
+        let byte = words::byte(word, 0);
+        self.at += 1;
+        match byte {
+            b'\r' => {
+                self.host = true;
+                self.next = Next::LineFeed;
+            }
+            b' ' if !self.begun => {}
+            b':' if !self.port => self.port = true,
+            b'0'..=b'9' => self.begun = true,
+            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' if !self.port => self.begun = true,
+            _ => self.next = Next::Strange,
+        }
+    }
+
+    #[inline(always)]
+    fn length_value(&mut self, word: u64) {
+        let byte = words::byte(word, 0);
+        self.at += 1;
+        match byte {
+            b'\r' if self.begun => {
+                self.length = true;
+                self.next = Next::LineFeed;
+            }
+            b' ' if !self.begun => {}
+            // At most 15 digits, which nobody counts wrong.
+            b'0'..=b'9' if self.token >> (8 * 14) == 0 => {
+                self.begun = true;
+                self.token = self.token << 8 | 1;
+            }
+            _ => self.next = Next::Strange,
+        }
+    }
+}
+
+/// A token of `Connection` as [`Scan`] gathers it.
+const fn token(text: &[u8]) -> u128 {
+    let mut token = 0;
+    let mut at = 0;
+    while at < text.len() {
+        token = token << 8 | text[at] as u128;
+        at += 1;
+    }
+    token
+}
+
+/// What the head among `bytes` says of a connection from `peer`, a trusted proxy.
+pub fn verdict(header: &HeaderName, peer: Client, bytes: &[u8], trusted: impl Fn(Client) -> bool) -> Verdict {
+    let mut scan = Scan::new(header, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    while scan.step(bytes, &trusted) {}
+    scan.verdict(peer)
+}
