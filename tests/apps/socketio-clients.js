@@ -1,16 +1,17 @@
-// COUNT socket.io clients, each from an address of its own: long-polling first, then WebSocket, as socket.io does by
-// default, and messages over both. Prints what became of them as JSON.
+// socketio-clients.js COUNT URL: socket.io clients, each from an address of its own: long-polling first, then WebSocket,
+// as socket.io does by default, and messages over both. Prints what became of them as JSON.
 const { Agent } = require('node:http');
 const { io } = require('socket.io-client');
 
 const count = Number(process.argv[2]);
+const url = process.argv[3];
 const result = { connected: 0, upgraded: 0, answered: 0, strayed: 0, errors: [] };
 
 function client(n) {
   return new Promise((done) => {
     // Every poll is a connection of its own.
     const agent = new Agent({ localAddress: `127.2.0.${n}`, keepAlive: false });
-    const socket = io('http://127.0.0.1:3000', { agent, forceNew: true, reconnection: false });
+    const socket = io(url, { agent, forceNew: true, reconnection: false });
     const fail = (error) => {
       result.errors.push(`${error.message} ${error.context?.responseText ?? ''}`);
       socket.close();

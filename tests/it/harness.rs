@@ -1,9 +1,14 @@
 //! What tests share: a network of their own, processes that end with the test, clients with their own addresses.
 
+pub mod affinity;
 pub mod client;
+pub mod http;
+pub mod load;
 pub mod net;
 pub mod process;
+pub mod proxy;
 pub mod recorder;
+pub mod scene;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

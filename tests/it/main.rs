@@ -3,15 +3,20 @@
 //! A test that lacks something fails and names it; `cargo xtask setup` installs what is needed.
 #![expect(unsafe_code, reason = "leaving the network namespace")]
 
+mod addresses;
 mod attach;
 mod crash;
+mod faults;
 mod harness;
 mod kernels;
 mod limits;
 mod malformed;
 mod manual;
+mod proxies;
+mod redirect;
 mod refusals;
 mod run;
 mod socketio;
 mod state;
 mod steering;
+mod trust;

@@ -25,7 +25,7 @@ fn help_fits_80_columns() {
 
 #[test]
 fn every_subcommand_has_an_example() {
-    for command in ["run", "attach", "detach", "status", "explain"] {
+    for command in ["run", "attach", "detach", "trust", "status", "explain"] {
         let output = sticky().args([command, "--help"]).output().expect("sticky starts");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.contains(&format!("\nExamples:\n  sticky {command}")), "{text}");
@@ -39,13 +39,27 @@ fn commands_in_the_readme_are_taken() {
     let mut checked = 0;
     for line in readme.lines().filter_map(|line| line.strip_prefix("$ sudo sticky ")) {
         let line = line.split('#').next().unwrap_or_default().trim();
-        let ours: Vec<_> = line.split_whitespace().take_while(|word| *word != "--").collect();
+        let words = words(line);
+        let ours: Vec<_> = words.iter().take_while(|word| *word != "--").collect();
         let output = sticky().args(&ours).arg("--help").output().expect("sticky starts");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "`sticky {line}`: {error}");
         checked += 1;
     }
     assert!(checked >= 8, "only {checked} commands found");
+}
+
+/// The words of a command line, of which some are in single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (n, part) in line.split('\'').enumerate() {
+        if n % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
 }
 
 #[test]

@@ -14,7 +14,7 @@ const CLIENTS: u64 = 100;
 /// What became of the clients.
 fn clients() -> Value {
     let output = Command::new("node")
-        .args([app("socketio-clients.js"), CLIENTS.to_string()])
+        .args([app("socketio-clients.js"), CLIENTS.to_string(), "http://127.0.0.1:3000".into()])
         .output()
         .expect("`node` (`cargo xtask setup` installs it)");
     assert!(output.status.success(), "{output:?}");

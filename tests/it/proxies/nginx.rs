@@ -1,0 +1,43 @@
+//! nginx, which by default makes a connection for each request, in HTTP/1.0.
+
+use super::{check, check_headers, counted, echo, requests};
+use crate::harness::net;
+use crate::harness::process::outcome;
+use crate::harness::proxy::nginx;
+
+const KEPT: &str = "proxy_http_version 1.1; proxy_set_header Connection '';";
+
+#[test]
+fn a_connection_for_each_request() {
+    let _net = net::isolate();
+    let _sticky = echo(&[], &[]);
+    let _nginx = nginx("", "");
+    let (visits, pool) = check(requests(2_000));
+    check_headers(&visits);
+    assert_eq!(outcome(&pool, "redirected"), visits.len() as u64);
+    assert_eq!(counted(&pool, "shared"), 0);
+    assert!(
+        outcome(&pool, "relayed") < visits.len() as u64,
+        "connections to workers are not kept: {pool:#?}"
+    );
+}
+
+#[test]
+fn connections_that_are_kept_and_shared() {
+    let _net = net::isolate();
+    let _sticky = echo(&[], &[]);
+    let _nginx = nginx("keepalive 32;", KEPT);
+    let (visits, pool) = check(requests(10_000));
+    check_headers(&visits);
+    assert!(counted(&pool, "shared") > 0, "{pool:#?}");
+    assert!(outcome(&pool, "redirected") < visits.len() as u64, "{pool:#?}");
+}
+
+#[test]
+fn workers_of_ipv4_alone() {
+    let _net = net::isolate();
+    let _sticky = echo(&[], &["0.0.0.0"]);
+    let _nginx = nginx("keepalive 32;", KEPT);
+    let (visits, _) = check(requests(2_000));
+    check_headers(&visits);
+}

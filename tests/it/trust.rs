@@ -1,0 +1,222 @@
+//! Who is believed: headers of trusted peers, read from the right, and of nobody else. `sticky explain` says the same.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::harness::affinity::{Homes, explained};
+use crate::harness::http::Wire;
+use crate::harness::process::{Process, outcome, pool, run_sticky, start_sticky, sticky_ok};
+use crate::harness::scene::POOL;
+use crate::harness::{app, eventually, net};
+
+/// Clients with which each row is tried; were each of them sent to just any of four workers, one row in 65,536 would
+/// seem right.
+const TRIES: u8 = 8;
+
+/// In a row's headers and in its answer, the client that the proxy saw, and another that it claims to be.
+const CLIENT: &str = "203.0.113.";
+const VICTIM: &str = "198.51.100.";
+
+fn run(options: &[&str]) -> Process {
+    let app = app("echo.js");
+    let arguments = [&["run", "-w", "4"], options, &["--", "node", &app, "3000"]].concat();
+    let sticky = start_sticky(&arguments);
+    sticky.wait_for("is complete: 4 workers");
+    sticky
+}
+
+/// The PID that answers a request with these header lines.
+#[track_caller]
+fn met(peer: IpAddr, headers: &[String]) -> u64 {
+    let mut wire = Wire::dial(peer, POOL);
+    wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\n{}Connection: close\r\n\r\n", headers.concat()));
+    let (head, body) = wire.response();
+    assert_eq!(head.status(), 200, "{headers:?}");
+    let told: Value = serde_json::from_str(&body).expect("JSON");
+    told["pid"].as_u64().expect("a PID")
+}
+
+/// Each row: the peer, its header lines (`C` and `V` stand for the client's and the victim's address), and who is to
+/// be taken for the client.
+fn check(rows: &[(&str, &[&str], &str)]) {
+    let homes = Homes::now();
+    for (peer, lines, client) in rows {
+        for n in 1..=TRIES {
+            let fill =
+                |text: &str| text.replace('C', &format!("{CLIENT}{n}")).replace('V', &format!("{VICTIM}{n}"));
+            // Only values and expectations are filled in: names have capitals of their own.
+            let filled: Vec<(String, String)> = lines
+                .iter()
+                .map(|line| line.split_once(": ").expect("a header"))
+                .map(|(name, value)| (name.to_owned(), fill(value)))
+                .collect();
+            let expected = homes.of(fill(client).parse().expect("an address"));
+            let peer: IpAddr = peer.parse().expect("an address");
+            let written: Vec<_> = filled.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            assert_eq!(met(peer, &written), expected, "from {peer}: {written:?}");
+            if n <= 2 {
+                let mut arguments = vec!["--peer".to_owned(), peer.to_string()];
+                for (name, value) in &filled {
+                    arguments.extend(["--header".to_owned(), format!("{name}: {value}")]);
+                }
+                let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+                assert_eq!(explained(&arguments), expected, "explain {arguments:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_else_is_believed() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "127.0.0.1/32", "--trust", "10.0.0.0/8"]);
+    let rows: &[(&str, &[&str], &str)] = &[
+        ("127.1.0.1", &["X-Forwarded-For: V"], "127.1.0.1"),
+        ("127.1.0.2", &["X-Forwarded-For: V, 10.0.0.1"], "127.1.0.2"),
+        ("127.1.0.3", &["Forwarded: for=V"], "127.1.0.3"),
+        ("127.1.0.4", &["X-Real-IP: V"], "127.1.0.4"),
+        ("127.1.0.5", &["X-Forwarded-For: 127.0.0.1", "X-Forwarded-For: V"], "127.1.0.5"),
+        ("127.0.0.2", &["CF-Connecting-IP: V", "True-Client-IP: V", "X-Client-IP: V"], "127.0.0.2"),
+    ];
+    check(rows);
+    let pool = pool("3000");
+    assert_eq!(outcome(&pool, "table"), (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
+    assert_eq!(outcome(&pool, "redirected"), 0, "{pool:#?}");
+}
+
+#[test]
+fn x_forwarded_for() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "127.0.0.1/32", "--trust", "10.0.0.0/8"]);
+    let proxy = "127.0.0.1";
+    let rows: &[(&str, &[&str], &str)] = &[
+        (proxy, &["X-Forwarded-For: C"], "C"),
+        // What the client claims is to the left of what the proxy saw.
+        (proxy, &["X-Forwarded-For: V, C"], "C"),
+        (proxy, &["X-Forwarded-For: V,V,V,C"], "C"),
+        (proxy, &["x-forwarded-for: V", "X-FORWARDED-FOR: C"], "C"),
+        (proxy, &["X-Forwarded-For:  V ,\t C "], "C"),
+        (proxy, &["X-Forwarded-For: 127.0.0.1, 10.0.0.1, V, C"], "C"),
+        // Two proxies, one behind the other.
+        (proxy, &["X-Forwarded-For: V, C, 10.1.2.3"], "C"),
+        (proxy, &["X-Forwarded-For: V, C", "X-Forwarded-For: 10.1.2.3, 127.0.0.1"], "C"),
+        (proxy, &["X-Forwarded-For: 10.0.0.5, 10.0.0.6"], "10.0.0.5"),
+        // No addresses.
+        (proxy, &["X-Forwarded-For: V, nonsense, C, 10.0.0.1"], "C"),
+        (proxy, &["X-Forwarded-For: V, unknown, 10.0.0.1"], "10.0.0.1"),
+        (proxy, &["X-Forwarded-For: V, unknown"], proxy),
+        (proxy, &["X-Forwarded-For: V, 203.0.113.007"], proxy),
+        (proxy, &["X-Forwarded-For: "], proxy),
+        (proxy, &[], proxy),
+        (proxy, &["X-Forwarded-For: V, C:4711"], "C"),
+        (proxy, &["X-Forwarded-For: V, ::ffff:C"], "C"),
+        (proxy, &["X-Forwarded-For: V, [2001:db8:0:5::7]:80"], "2001:db8:0:5::7"),
+        // Other headers, and what `Connection` would have removed.
+        (proxy, &["X-Real-IP: V", "X-Forwarded-For: C", "Forwarded: for=V"], "C"),
+        (proxy, &["X-Real-IP: V", "Forwarded: for=V"], proxy),
+        (proxy, &["Connection: x-forwarded-for", "X-Forwarded-For: V, C"], "C"),
+    ];
+    check(rows);
+    let pool = pool("3000");
+    assert_eq!(outcome(&pool, "redirected"), (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
+    assert_eq!(outcome(&pool, "table"), 0, "{pool:#?}");
+}
+
+#[test]
+fn forwarded() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "loopback", "--trust", "private", "--client-header", "forwarded"]);
+    check(&[
+        ("127.0.0.1", &["Forwarded: for=V, for=C;proto=https;by=10.0.0.1"], "C"),
+        ("127.5.5.5", &["Forwarded: for=V", "forwarded: For=\"C:4711\", for=192.168.0.1"], "C"),
+        ("127.0.0.1", &["Forwarded: for=V, for=\"[2001:db8:0:9::7]:80\""], "2001:db8:0:9::7"),
+        ("127.0.0.1", &["Forwarded: for=V, for=unknown"], "127.0.0.1"),
+        ("127.0.0.1", &["Forwarded: for=V, for=_hidden, for=10.0.0.1"], "10.0.0.1"),
+        ("127.0.0.1", &["X-Forwarded-For: V"], "127.0.0.1"),
+    ]);
+}
+
+#[test]
+fn a_header_of_one_address() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "127.0.0.0/8", "--client-header", "x-real-ip"]);
+    check(&[
+        ("127.0.0.1", &["X-Real-IP: C", "X-Forwarded-For: V"], "C"),
+        ("127.0.0.7", &["x-real-ip: 2001:db8:0:9::7"], "2001:db8:0:9::7"),
+        // Trusted or not: it is the whole answer.
+        ("127.0.0.1", &["X-Real-IP: 127.0.0.3"], "127.0.0.3"),
+        ("127.0.0.1", &["X-Real-IP: V", "X-Real-IP: C"], "127.0.0.1"),
+        ("127.0.0.1", &["X-Real-IP: V, C"], "127.0.0.1"),
+        ("127.0.0.1", &["X-Forwarded-For: V"], "127.0.0.1"),
+    ]);
+}
+
+#[test]
+fn a_peer_of_ipv6() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "::1/128"]);
+    let homes = Homes::now();
+    for client in ["203.0.113.7", "2001:db8::7"] {
+        let home = homes.of(client.parse().expect("an address"));
+        let mut wire = Wire::dial(std::net::Ipv6Addr::LOCALHOST, "[::1]:3000");
+        wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n\r\n"));
+        let told: Value = serde_json::from_str(&wire.response().1).expect("JSON");
+        assert_eq!(told["pid"], home);
+    }
+    assert_eq!(outcome(&pool("3000"), "redirected"), 2);
+}
+
+/// Who is trusted, as `sticky trust list` shows it.
+fn trusted() -> String {
+    sticky_ok(&["trust", "list", "--at", "3000"])
+}
+
+#[test]
+fn trust_can_be_given_and_taken_while_it_runs() {
+    let _net = net::isolate();
+    let _sticky = run(&[]);
+    let peer: IpAddr = "127.0.0.5".parse().expect("an address");
+    let forged = ["X-Forwarded-For: 203.0.113.7\r\n".to_owned()];
+    let homes = Homes::now();
+    let homes = [homes.of(peer), homes.of("203.0.113.7".parse().expect("an address"))];
+    let through = |name: &str| outcome(&pool("3000"), name);
+    assert_eq!(pool("3000")["trusted"], serde_json::json!([]));
+    assert_eq!(met(peer, &forged), homes[0]);
+    assert_eq!((through("table"), through("redirected")), (1, 0));
+
+    for round in 1..=2 {
+        sticky_ok(&["trust", "add", "127.0.0.5/32", "10.0.0.0/8", "--at", "3000"]);
+        let list = trusted();
+        assert!(list.contains("127.0.0.5/32") && list.contains("10.0.0.0/8"), "{list}");
+        assert_eq!(pool("3000")["trusted"].as_array().map(Vec::len), Some(2));
+        // Where nobody was trusted before, the redirect begins to listen only now.
+        eventually("the redirect listens", || {
+            (pool("3000")["redirect"]["listening"] == Value::Bool(true)).then_some(())
+        });
+        let before = through("redirected");
+        assert_eq!(met(peer, &forged), homes[1], "round {round}");
+        assert_eq!(through("redirected"), before + 1);
+        assert_eq!(explained(&["--peer", "127.0.0.5", "--header", forged[0].trim_end()]), homes[1]);
+
+        sticky_ok(&["trust", "remove", "127.0.0.5/32", "--at", "3000"]);
+        assert!(!trusted().contains("127.0.0.5"), "{}", trusted());
+        let (table, redirected) = (through("table"), through("redirected"));
+        assert_eq!(met(peer, &forged), homes[0], "round {round}");
+        assert_eq!((through("table"), through("redirected")), (table + 1, redirected));
+        assert_eq!(explained(&["--peer", "127.0.0.5", "--header", forged[0].trim_end()]), homes[0]);
+        sticky_ok(&["trust", "remove", "10.0.0.0/8", "--at", "3000"]);
+        assert_eq!(pool("3000")["trusted"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn what_is_no_network_is_not_trusted() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "127.0.0.1/32"]);
+    for wrong in ["127.0.0.1/33", "10.0.0/8", "localhost", "::/129", ""] {
+        let output = run_sticky(&["trust", "add", wrong, "--at", "3000"]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {output:?}");
+    }
+    assert_eq!(pool("3000")["trusted"], serde_json::json!(["127.0.0.1/32"]));
+}
