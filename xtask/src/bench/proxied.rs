@@ -152,6 +152,8 @@ struct Sample {
     answers: Answers,
     /// The hop's processor time.
     time: Duration,
+    /// What of that its first thread has: sticky's looks for workers, and leaves requests to others.
+    first: Duration,
 }
 
 impl Sample {
@@ -215,14 +217,15 @@ fn put_in_front(proxy: Program, hops: &[Hop]) -> Result<Process> {
 /// A round of `load` on `port`, which leads to `hop`.
 fn sample(hop: &Hop, load: &Load, port: u16, round: usize, seconds: f64) -> Result<Sample> {
     let mut running = load.start(port, round, seconds)?;
-    let before = meter::processor_time(hop.pid())?;
+    let look = || anyhow::Ok((meter::processor_time(hop.pid())?, meter::first_thread_time(hop.pid())?));
+    let before = look()?;
     running.begin();
     let answers = running.answers()?;
-    let time = meter::processor_time(hop.pid())? - before;
+    let after = look()?;
     let (name, Answers { moved, workers, .. }) = (hop.kind.name(), &answers);
     ensure!(*moved == 0, "{name}: {moved} answers came from another worker than their client's");
     ensure!(*workers == WORKERS, "{name}: only {workers} of {WORKERS} workers answered");
-    Ok(Sample { answers, time })
+    Ok(Sample { answers, time: after.0 - before.0, first: after.1 - before.1 })
 }
 
 fn table(report: &mut Report, hops: &[Hop], samples: &Rounds<Sample>) {
@@ -244,4 +247,9 @@ fn table(report: &mut Report, hops: &[Hop], samples: &Rounds<Sample>) {
             busy.value
         ));
     }
+    let aside = samples.median(0, |sample| sample.first.as_secs_f64() / sample.time.as_secs_f64());
+    report.say(&format!(
+        "    {:.0} % of sticky's is for following the pool, which others make it do when they open and close listeners",
+        aside.value * 100.0
+    ));
 }

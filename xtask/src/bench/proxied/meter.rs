@@ -1,6 +1,7 @@
 //! What a hop takes: processor time and memory, of its own processes alone.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,15 +16,24 @@ fn family(pid: u32) -> Result<Vec<u32>> {
 
 /// The time on processors of all threads so far: user and system time, but in nanoseconds rather than ticks.
 pub fn processor_time(pid: u32) -> Result<Duration> {
-    let mut nanoseconds = 0;
+    let mut time = Duration::ZERO;
     for pid in family(pid)? {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let statistics = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let running = statistics.split(' ').next().unwrap_or_default();
-            nanoseconds += running.parse::<u64>().context("`schedstat` begins with a number")?;
+            time += running(&thread?.path())?;
         }
     }
-    Ok(Duration::from_nanos(nanoseconds))
+    Ok(time)
+}
+
+/// The same, of the first thread alone.
+pub fn first_thread_time(pid: u32) -> Result<Duration> {
+    running(Path::new(&format!("/proc/{pid}/task/{pid}")))
+}
+
+fn running(thread: &Path) -> Result<Duration> {
+    let statistics = fs::read_to_string(thread.join("schedstat"))?;
+    let nanoseconds = statistics.split(' ').next().unwrap_or_default();
+    Ok(Duration::from_nanos(nanoseconds.parse().context("`schedstat` begins with a number")?))
 }
 
 /// Resident memory in KiB: `VmRSS`, but counted page by page, since the kernel keeps that one up to date only roughly.
