@@ -216,6 +216,15 @@ impl Walk {
         }
     }
 
+    /// Begins anew.
+    #[inline(always)]
+    pub fn restart(&mut self) {
+        self.element = Element::new();
+        self.address.restart();
+        self.found = false;
+        self.second = false;
+    }
+
     /// Takes the next byte of a line. `trusted` is asked at most once.
     #[inline(always)]
     pub fn byte(&mut self, byte: u8, trusted: impl FnOnce(Client) -> bool) {

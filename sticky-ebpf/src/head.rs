@@ -83,8 +83,9 @@ enum Next {
 pub struct Scan {
     walk: Walk,
     names: Names,
-    /// The token of `Connection` that is being read, its bytes from the left.
-    token: u128,
+    /// The last eight bytes of the token of `Connection` that is being read.
+    token: u64,
+    token_length: u32,
     at: u32,
     end: u32,
     lines: u32,
@@ -108,6 +109,7 @@ impl Scan {
             walk: Walk::new(header.kind()),
             names: Names::new(header),
             token: 0,
+            token_length: 0,
             at: 0,
             end: if length < LONGEST { length } else { LONGEST },
             lines: 0,
@@ -121,6 +123,25 @@ impl Scan {
             begun: false,
             port: false,
         }
+    }
+
+    /// Begins anew, with another head.
+    #[inline(always)]
+    pub fn restart(&mut self, length: u32) {
+        self.walk.restart();
+        self.names.restart();
+        self.at = 0;
+        self.end = if length < LONGEST { length } else { LONGEST };
+        self.lines = 0;
+        self.next = Next::Method;
+        self.token = 0;
+        self.token_length = 0;
+        self.http_1_0 = false;
+        self.close = false;
+        self.keep_alive = false;
+        self.upgrade = false;
+        self.host = false;
+        self.length = false;
     }
 
     /// Goes on by a byte or a few; false when there is nothing more to do. `trusted` is asked at most once.
@@ -237,7 +258,8 @@ impl Scan {
         let special = self.names.end(word, letters);
         self.at += letters + 1;
         self.lines += 1;
-        (self.begun, self.port, self.token) = (false, false, 0);
+        (self.begun, self.port) = (false, false);
+        (self.token, self.token_length) = (0, 0);
         self.next = match special {
             _ if empty || words::byte(word, letters) != b':' || self.lines > LINES => Next::Strange,
             Special::None => Next::Value,
@@ -285,22 +307,33 @@ impl Scan {
         self.at += 1;
         match byte {
             b'\r' | b',' => {
-                self.close |= self.token == token(b"close");
-                self.keep_alive |= self.token == token(b"keep-alive");
-                self.upgrade |= self.token == token(b"upgrade");
-                self.token = 0;
+                self.close |= self.is_token(b"close");
+                // Whatever else ends like this and is as long keeps nothing from the redirect.
+                self.keep_alive |= self.is_token(b"keep-alive");
+                self.upgrade |= self.is_token(b"upgrade");
+                (self.token, self.token_length) = (0, 0);
                 if byte == b'\r' {
                     self.next = Next::LineFeed;
                 }
             }
             b' ' | b'\t' => {}
-            // A token that is too long for the number is none of those: its first byte stays.
-            b'!'..=b'~' if self.token >> 120 == 0 => {
-                self.token = self.token << 8 | u128::from(byte.to_ascii_lowercase());
+            b'!'..=b'~' => {
+                self.token = self.token << 8 | u64::from(byte.to_ascii_lowercase());
+                self.token_length += 1;
             }
-            b'!'..=b'~' => {}
             _ => self.next = Next::Strange,
         }
+    }
+
+    #[inline(always)]
+    fn is_token(&self, text: &[u8]) -> bool {
+        let mut token = 0;
+        let mut at = 0;
+        while at < text.len() {
+            token = token << 8 | text[at] as u64;
+            at += 1;
+        }
+        self.token == token && self.token_length == text.len() as u32
     }
 
     /// A name of letters, digits, `-` and `.`, and a port: less than RFC 3986 section 3.2.2 allows.
@@ -332,24 +365,13 @@ impl Scan {
             }
             b' ' if !self.begun => {}
             // At most 15 digits, which nobody counts wrong.
-            b'0'..=b'9' if self.token >> (8 * 14) == 0 => {
+            b'0'..=b'9' if self.token_length < 15 => {
                 self.begun = true;
-                self.token = self.token << 8 | 1;
+                self.token_length += 1;
             }
             _ => self.next = Next::Strange,
         }
     }
-}
-
-/// A token of `Connection` as [`Scan`] gathers it.
-const fn token(text: &[u8]) -> u128 {
-    let mut token = 0;
-    let mut at = 0;
-    while at < text.len() {
-        token = token << 8 | text[at] as u128;
-        at += 1;
-    }
-    token
 }
 
 /// What the head among `bytes` says of a connection from `peer`, a trusted proxy.

@@ -8,7 +8,7 @@ use sticky_ebpf::abi::MAX_SLOTS;
 use crate::detach;
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
-use crate::listeners;
+use crate::listeners::{self, LastLook};
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
@@ -70,6 +70,7 @@ struct Followed {
     seen: HashSet<u32>,
     /// Those of them that hold sockets of the pool.
     holders: HashSet<u32>,
+    last: LastLook,
 }
 
 impl Followed {
@@ -79,6 +80,7 @@ impl Followed {
             slots: Slots::default(),
             seen: HashSet::new(),
             holders: HashSet::new(),
+            last: LastLook::default(),
         };
         let adopted = followed.pool.adopted;
         if let Err(error) = followed.fill(group, plan) {
@@ -131,7 +133,9 @@ impl Followed {
             self.seen.iter().copied().filter(likely).collect::<Vec<_>>()
         };
         let mut groups = group::find(id.protocol, this, likely)?;
-        if groups.iter().flat_map(|group| &group.members).any(|member| member.holders.is_empty()) {
+        let unknown =
+            |member: &Member| member.holders.is_empty() && !self.pool.is_own(member.listener.cookie);
+        if groups.iter().flat_map(|group| &group.members).any(unknown) {
             groups = group::find(id.protocol, this, listeners::processes)?;
         }
         let group = groups.into_iter().next().unwrap_or(Group { id, members: Vec::new() });
@@ -143,6 +147,10 @@ impl Followed {
     /// Looks at the group once more and tells what changed.
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
+        let listening = listeners::cookies(id.protocol, id.namespace, |found| *found == id)?;
+        if self.last.suffices(&listening) && !self.pool.trust_changed() {
+            return Ok(());
+        }
         let group = self.find()?;
         let changes = self.sync(&group, mixed)?;
         self.pool.serve_proxies(&group.members)?;
@@ -162,6 +170,7 @@ impl Followed {
                 }
             }
         }
+        self.last.done(listening);
         Ok(())
     }
 }

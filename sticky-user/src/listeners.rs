@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -138,11 +139,43 @@ pub fn holders(pids: impl IntoIterator<Item = u32>) -> HashMap<u64, Vec<Holder>>
     found
 }
 
-/// All processes there are.
+/// All processes there are, but for this one, which is nobody's worker.
 pub fn processes() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != std::process::id())
+}
+
+/// The cookies of the listeners that `wanted` takes.
+pub fn cookies(protocol: Protocol, namespace: u64, wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<u64>> {
+    let listeners = list(protocol, namespace)?;
+    let wanted = listeners.iter().filter(|listener| wanted(&listener.pool));
+    let mut cookies: Vec<_> = wanted.map(|listener| listener.cookie).collect();
+    cookies.sort_unstable();
+    Ok(cookies)
+}
+
+/// Which listeners there were at the last thorough look, so that the next one can be spared.
+///
+/// Whose sockets they are takes far longer to find out than which there are, the longer the more connections their
+/// processes have; and the kernel's word about listeners is about those of other network namespaces too.
+#[derive(Default)]
+pub struct LastLook(Option<(Instant, Vec<u64>)>);
+
+/// How long the last look may be ago: a process may have ended in the middle of it.
+const THOROUGH: Duration = Duration::from_secs(4);
+
+impl LastLook {
+    /// Whether a look would find nothing new, as the same `cookies` are there.
+    pub fn suffices(&self, cookies: &[u64]) -> bool {
+        self.0.as_ref().is_some_and(|(at, seen)| at.elapsed() < THOROUGH && seen == cookies)
+    }
+
+    /// A look that found `cookies` went well.
+    pub fn done(&mut self, cookies: Vec<u64>) {
+        self.0 = Some((Instant::now(), cookies));
+    }
 }

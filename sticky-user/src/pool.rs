@@ -288,6 +288,8 @@ pub fn detach(socket: impl AsFd) -> Result<()> {
 
 /// Removes what is pinned in a pool's directory, whatever version wrote it, and the parent with the last pool.
 pub fn remove_dir(dir: &Path) -> Result<()> {
+    // First what says that the rest is there.
+    let _ = fs::remove_file(dir.join(maps::VERSION));
     for entry in fs::read_dir(dir)? {
         fs::remove_file(entry?.path())?;
     }
@@ -326,10 +328,12 @@ pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pi
             Ok(0) => {}
             Err(_) if !dir.join(maps::VERSION).exists() => {}
             Ok(version) if version != VERSION && id.namespace != own => {}
-            _ => {
-                let pins = Pins::open(&dir)?;
-                pools.push((id, dir, pins));
-            }
+            _ => match Pins::open(&dir) {
+                Ok(pins) => pools.push((id, dir, pins)),
+                // It is being detached.
+                Err(_) if !dir.join(maps::VERSION).exists() => {}
+                Err(error) => return Err(error),
+            },
         }
     }
     Ok(pools)

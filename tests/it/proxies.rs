@@ -1,5 +1,6 @@
 //! Real proxies in front of unmodified workers: each client on its worker, whatever the proxy makes of connections.
 
+mod caddy;
 mod haproxy;
 mod nginx;
 mod socketio;

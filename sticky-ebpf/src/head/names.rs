@@ -111,8 +111,9 @@ impl Names {
         special
     }
 
+    /// Begins with another name.
     #[inline(always)]
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.part = 0;
         self.is_client = true;
         self.is_connection = true;

@@ -27,7 +27,9 @@ use crate::say::Seldom;
 
 /// What hyper says when content that is expected is wanted: not an answer yet.
 const INVITATION: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// How much is read of what follows a refused message, so that the refusal is not lost in a reset.
+/// The most bytes of interim answers that wait to be sent.
+const INTERIM: usize = 64 * 1024;
+/// How long is read what follows a refused message, so that the refusal is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection's guard and its requests tell each other.
@@ -52,9 +54,13 @@ impl Exchange {
         self.tunnel.store(true, Ordering::Relaxed);
     }
 
-    /// Sends these bytes, a whole interim answer, as soon as nothing else is being sent.
+    /// Sends these bytes, a whole interim answer, as soon as nothing else is being sent; a proxy that does not read
+    /// gets only so many.
     pub fn send_interim(&self, bytes: &[u8]) {
         let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        if interim.0.len() + bytes.len() > INTERIM {
+            return;
+        }
         interim.0.extend_from_slice(bytes);
         if let Some(waker) = interim.1.take() {
             waker.wake();

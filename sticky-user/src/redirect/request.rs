@@ -122,12 +122,9 @@ fn from_http2(lane: &Lane, request: &mut Request<Incoming>) -> Result<(), Status
         let cookie = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).map_err(bad)?;
         request.headers_mut().insert(header::COOKIE, cookie);
     }
-    well_formed(lane, request).map_err(|malformed| {
-        lane.events.count(Event::Malformed);
-        match malformed {
-            Malformed::Syntax(_) => StatusCode::BAD_REQUEST,
-            Malformed::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        }
+    well_formed(lane, request).map_err(|malformed| match malformed {
+        Malformed::Syntax(_) => StatusCode::BAD_REQUEST,
+        Malformed::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     })
 }
 

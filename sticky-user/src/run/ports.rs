@@ -9,7 +9,8 @@ use sticky_ebpf::abi::Slot;
 use super::Plan;
 use super::worker::Worker;
 use crate::group::{self, Member};
-use crate::listeners;
+use crate::kernel;
+use crate::listeners::{self, LastLook};
 use crate::pool::Pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
@@ -20,6 +21,7 @@ use crate::say::{ready, say};
 pub struct Ports<'a> {
     plan: &'a Plan,
     pools: BTreeMap<PoolId, Port>,
+    last: LastLook,
 }
 
 struct Port {
@@ -31,11 +33,15 @@ struct Port {
 impl<'a> Ports<'a> {
     /// No pools yet.
     pub fn new(plan: &'a Plan) -> Self {
-        Self { plan, pools: BTreeMap::new() }
+        Self { plan, pools: BTreeMap::new(), last: LastLook::default() }
     }
 
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
     pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
+        let listening = listeners::cookies(Protocol::Tcp, kernel::network_namespace()?, |_| true)?;
+        if self.last.suffices(&listening) && !self.trust_changed() {
+            return Ok(self.is_served());
+        }
         let mut owners = HashMap::new();
         let groups = group::find(
             Protocol::Tcp,
@@ -59,7 +65,12 @@ impl<'a> Ports<'a> {
             let members = groups.iter().find(|group| group.id == *id).map_or(&[][..], |group| &group.members);
             port.sync(members, &owners, self.plan.workers)?;
         }
-        Ok(self.pools.values().any(|port| port.slots.live() > 0))
+        self.last.done(listening);
+        Ok(self.is_served())
+    }
+
+    fn is_served(&self) -> bool {
+        self.pools.values().any(|port| port.slots.live() > 0)
     }
 
     /// Whether some pool began to trust proxies, or ceased to.

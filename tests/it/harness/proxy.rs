@@ -99,3 +99,26 @@ backend pool
     process.wait_for("Loading success");
     Proxy { _process: process, _files: files }
 }
+
+/// Caddy.
+pub fn caddy() -> Proxy {
+    let files = Files::new();
+    let text = "{
+  admin off
+  auto_https off
+}
+http://:8080 {
+  reverse_proxy 127.0.0.1:3000
+}
+";
+    let config = files.write("Caddyfile", text);
+    let mut command = Command::new("caddy");
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+    // It keeps its things at home, wherever that is.
+    for home in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
+        command.env(home, &files.0);
+    }
+    let process = Process::start(&mut command);
+    process.wait_for("serving initial configuration");
+    Proxy { _process: process, _files: files }
+}

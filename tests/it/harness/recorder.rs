@@ -125,7 +125,7 @@ fn serve(mut stream: TcpStream, log: &Log) {
                     if !early && rest.starts_with(b"POST /early") && find(&rest, b"\r\n\r\n").is_some() =>
                 {
                     early = true;
-                    answer("POST /early HTTP/1.1")
+                    answer(&String::from_utf8_lossy(&rest))
                 }
                 Ok(None)
                     if !invited
@@ -155,6 +155,8 @@ fn answer(line: &str) -> String {
     };
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     match path {
+        // Half of it, for now.
+        "/early/half" => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello".to_owned(),
         "/twice" => answer + "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled",
         _ => answer,
     }

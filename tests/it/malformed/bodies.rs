@@ -5,6 +5,7 @@ pub const BODIES: &[(&str, &str)] = &[
     ("5\r\nhello\r\n", "5\nworld\r\n0\r\n\r\n"),
     ("5\r\nhello\r\n", "0\n\r\n"),
     ("5\r\nhello\r\n", "\r\n0\r\n\r\n"),
+    ("5\r\nhello\r\n", "\r\n\r\n"),
     ("5\r\nhello\r\n", "0x5\r\nworld\r\n0\r\n\r\n"),
     ("5\r\nhello\r\n", "+5\r\nworld\r\n0\r\n\r\n"),
     ("5\r\nhello\r\n", "-5\r\nworld\r\n0\r\n\r\n"),
@@ -29,6 +30,7 @@ pub const BODIES: &[(&str, &str)] = &[
     ("5\r\nhello", "5\r\nworld\r\n0\r\n\r\n"),
     ("5\r\nhello", "\n0\r\n\r\n"),
     ("5\r\nhello\r", "0\r\n\r\n"),
+    ("5\r\nhello\r", "X0\r\n\r\n"),
     ("5\r\nhello", "!\r\n0\r\n\r\n"),
     ("6\r\nhello\r", "\n0\r\n\r\n"),
     // Trailers (section 7.1.2).

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use anyhow::Result;
 
 use super::figures::{Median, quantile};
-use super::rates::{CONNECT, KEEP_ALIVE, Pools, Rates, Steering};
+use super::rates::{CONNECT, KEEP_ALIVE, Pools, Steering};
 use super::report::{Reach, Report};
 use super::{joining, machine, program, sandbox};
 use crate::say;
@@ -56,23 +56,19 @@ pub fn direct(args: &Args) -> Result<()> {
 
 fn rates(report: &mut Report, pools: &Pools, rounds: usize, seconds: f64) -> Result<()> {
     use Steering::{Deferred, Plain, Sticky};
-    let connect = pools.compare(&CONNECT, [Plain, Sticky, Deferred], rounds, seconds)?;
-    report.figure("connections, plain SO_REUSEPORT", connect.median(0), "/s", None);
-    report.rate("sticky", connect.median(1), connect.ratio(1), Reach(0.97, f64::INFINITY));
-    report.rate("sticky --defer-accept", connect.median(2), connect.ratio(2), Reach(1.03, f64::INFINITY));
-    disturbance(report, &connect);
-
-    let keep_alive = pools.compare(&KEEP_ALIVE, [Plain, Sticky], rounds, seconds)?;
-    report.figure("keep-alive requests, plain SO_REUSEPORT", keep_alive.median(0), "/s", None);
-    report.rate("sticky", keep_alive.median(1), keep_alive.ratio(1), Reach(0.98, 1.02));
-    disturbance(report, &keep_alive);
-    Ok(())
-}
-
-fn disturbance<const N: usize>(report: &mut Report, rates: &Rates<N>) {
-    if rates.disturbed > 0 {
-        report.say(&format!("    unsure: other processes disturbed {} of these rounds", rates.disturbed));
+    let rate = |rate: &f64| *rate;
+    let connect = pools.compare(&CONNECT, &[Plain, Sticky, Deferred], rounds, seconds)?;
+    report.figure("connections, plain SO_REUSEPORT", connect.median(0, rate), "/s", None);
+    for (n, what, least) in [(1, "sticky", 0.97), (2, "sticky --defer-accept", 1.03)] {
+        report.rate(what, connect.median(n, rate), connect.ratio(n, 0, rate), Reach(least, f64::INFINITY));
     }
+    connect.doubts(report);
+
+    let keep_alive = pools.compare(&KEEP_ALIVE, &[Plain, Sticky], rounds, seconds)?;
+    report.figure("keep-alive requests, plain SO_REUSEPORT", keep_alive.median(0, rate), "/s", None);
+    report.rate("sticky", keep_alive.median(1, rate), keep_alive.ratio(1, 0, rate), Reach(0.98, 1.02));
+    keep_alive.doubts(report);
+    Ok(())
 }
 
 /// What a run of the program takes, beside one that does nothing: the clock and the call.

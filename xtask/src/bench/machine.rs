@@ -1,17 +1,64 @@
 //! The machine the figures are from, and what else it does meanwhile.
 
-use std::fs;
+use std::process::{self, Command};
 use std::thread::available_parallelism;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
+
+use crate::workspace;
 
 /// Kernel and processors, in words.
 pub fn describe() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cpus = available_parallelism().map_or(1, usize::from);
+    let cpus = Processors::all().count();
     format!("Linux {}, {cpus} CPUs ({})", kernel.trim_end(), model.map_or("unknown", |(_, name)| name))
+}
+
+/// Some of the processors, one after the other.
+#[derive(Clone, Copy)]
+pub struct Processors {
+    first: usize,
+    last: usize,
+}
+
+impl Processors {
+    /// All of them, before [`Self::keep`] left some out.
+    pub fn all() -> Self {
+        Self { first: 0, last: available_parallelism().map_or(1, usize::from) - 1 }
+    }
+
+    /// The first, and the others; when there is one it is both.
+    pub fn split(self) -> (Self, Self) {
+        (Self { last: self.first, ..self }, Self { first: self.last.min(self.first + 1), ..self })
+    }
+
+    /// How many.
+    pub fn count(self) -> usize {
+        self.last + 1 - self.first
+    }
+
+    /// `command` on no other processors, with nothing but its arguments kept.
+    pub fn only(self, command: &Command) -> Command {
+        let mut only = Command::new("taskset");
+        only.args(["--cpu-list", &self.to_string()]).arg(command.get_program()).args(command.get_args());
+        only
+    }
+
+    /// Keeps this process to them, and what it starts from now on.
+    pub fn keep(self) -> Result<()> {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", "--pid", &self.to_string(), &process::id().to_string()]);
+        workspace::output(&mut command).map(|_| ())
+    }
+}
+
+impl fmt::Display for Processors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 /// Processor time spent so far, in hundredths of a second (`USER_HZ`).

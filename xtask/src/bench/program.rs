@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 
+use super::load::Load;
 use super::process::{Pool, Process, example};
-use super::rates::Load;
 
 /// Nanoseconds a run, of the program that `question` names, while `load` is on `pool`.
 ///
@@ -11,7 +11,7 @@ use super::rates::Load;
 pub fn nanoseconds(question: &str, pool: &Pool, load: &Load, round: usize, seconds: f64) -> Result<f64> {
     let mut stats = Process::start(example("bench_stats").arg(question).arg(pool.port.to_string()))?;
     stats.line()?;
-    load.run(pool, round, seconds)?;
+    load.run(pool.port, round, seconds)?;
     stats.end_input();
     let line = stats.line()?;
     let (runs, time) = line.split_once(' ').context("two numbers were expected")?;

@@ -46,6 +46,13 @@ impl Report {
         self.row(what, &format!("{:.0} /s", rate.value), &compared, &reach.verdict(ratio.value));
     }
 
+    /// A ratio, and what it is to reach.
+    pub fn ratio(&mut self, what: &str, ratio: Median, reach: Option<Reach>) {
+        let verdict = reach.map_or_else(String::new, |reach| reach.verdict(ratio.value));
+        let interval = format!("({:.3} to {:.3})", ratio.low, ratio.high);
+        self.row(what, &format!("{:.3}  ", ratio.value), &interval, &verdict);
+    }
+
     fn row(&mut self, what: &str, figure: &str, compared: &str, verdict: &str) {
         let line = format!("  {what:<40} {figure:>10}   {compared:<24} {verdict}");
         let _ = writeln!(self.0, "{}", line.trim_end());

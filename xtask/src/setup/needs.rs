@@ -60,6 +60,7 @@ pub const NEEDS: &[Need] = &[
     need(Tests, Program("npm"), "npm", "the packages of the JavaScript workers"),
     need(Tests, Program("nginx"), "nginx-light", "a server with workers of its own, and a reverse proxy (its package may start one on port 80)"),
     need(Tests, Program("haproxy"), "haproxy", "a reverse proxy"),
+    need(Tests, Program("caddy"), "caddy", "one more reverse proxy in front of workers"),
     need(Tests, Program("qemu-system-x86_64"), "qemu-system-x86", "booting other kernels"),
     need(Tests, Program("busybox"), "busybox-static", "the userland of those kernels"),
     need(Tests, Program("xz"), "xz-utils", "unpacking those kernels"),

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::Framing;
+use super::super::{Framing, Malformed};
 use super::{Connection, LIMITS, whole};
 
 /// Parts of messages, most of which fit together.
@@ -198,9 +198,14 @@ fn chunks_end(mut body: &[u8]) -> bool {
 
 #[test]
 fn what_has_been_seen_is_not_looked_at_again() {
-    let mut framing = Framing::new(LIMITS);
     let seen = b"GET / HTTP/1.1\r\nHost: a\r\n";
-    assert_eq!(framing.take(&[seen, &b"X: y"[..]].concat()), Ok(0));
-    // Now there is something else in its place, which nobody notices.
-    assert_eq!(framing.take(&[&vec![b'\n'; seen.len()], &b"X: y\r\n\r\n"[..]].concat()), Ok(seen.len() + 8));
+    let again = |line: &[u8]| {
+        let mut framing = Framing::new(LIMITS);
+        assert_eq!(framing.take(&[seen, &b"X: y"[..]].concat()), Ok(0));
+        framing.take(&[&vec![b'\n'; seen.len()], line, b"\r\n\r\n"].concat())
+    };
+    // Now there is something else in the place of lines that were complete, which nobody notices.
+    assert_eq!(again(b"X: y"), Ok(seen.len() + 8));
+    // A line that was not is looked at as a whole, but its end is not looked for where there was none.
+    assert_eq!(again(b"\n: y"), Err(Malformed::Syntax("a header name that is no token")));
 }

@@ -1,0 +1,60 @@
+//! Clients that open a connection for each request.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddrV4, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::Args;
+use crate::tally::{Tally, Worker, body};
+
+/// Client ports; servers to be tested listen elsewhere.
+const PORTS: std::ops::Range<u16> = 10_000..60_000;
+
+/// Each thread has its share of the addresses, and one connection at a time, from these addresses in turn.
+pub fn run(args: &Args) -> Result<Tally> {
+    let mut tally = Tally::begin(args.clients);
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..args.at_a_time).map(|number| scope.spawn(move || requests(args, number))).collect();
+        for thread in threads {
+            tally.add(thread.join().expect("clients do not panic")?);
+        }
+        Ok(tally)
+    })
+}
+
+fn requests(args: &Args, number: usize) -> Result<Tally> {
+    let end = Instant::now() + args.duration();
+    let own: Vec<_> = (number..args.clients.max(number + 1)).step_by(args.at_a_time).collect();
+    let mut tally = Tally::begin(args.clients.max(number + 1));
+    for (port, &client) in PORTS.flat_map(|port| own.iter().map(move |client| (port, client))) {
+        let begin = Instant::now();
+        if begin >= end {
+            break;
+        }
+        let mut stream = args.connect(SocketAddrV4::new(args.address(client), port))?;
+        let worker = ask(&mut stream, b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        tally.answer(client, worker, begin.elapsed());
+    }
+    Ok(tally)
+}
+
+/// One request, and who answered it.
+pub fn ask(stream: &mut TcpStream, request: &[u8]) -> Result<Worker> {
+    stream.write_all(request).context("cannot send")?;
+    let (mut answer, mut length) = ([0; 512], 0);
+    loop {
+        let read = stream.read(&mut answer[length..]).context("no answer")?;
+        length += read;
+        match body(&answer[..length])? {
+            Some(worker) => return Ok(worker),
+            None if read == 0 => {
+                anyhow::bail!("only a part of an answer: {}", answer[..length].escape_ascii())
+            }
+            None => {}
+        }
+    }
+}
