@@ -96,7 +96,10 @@ fn sweep() {
 /// The lock on a folder; `None` when the folder was removed meanwhile.
 fn lock(dir: &Path) -> Result<Option<File>, Errno> {
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let file = File::open(dir).map_err(errno)?;
+    let file = match File::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(errno)?,
+    };
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let locked = file.metadata().map_err(errno)?.ino();
     Ok(fs::metadata(dir).is_ok_and(|there| there.ino() == locked).then_some(file))
@@ -104,10 +107,14 @@ fn lock(dir: &Path) -> Result<Option<File>, Errno> {
 
 /// Makes a folder that only its owner gets into.
 fn make(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(RUNS)?;
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+    loop {
+        fs::create_dir_all(RUNS)?;
+        match DirBuilder::new().mode(0o700).create(dir) {
+            // The last other run has ended between the two.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => return Ok(()),
+        }
     }
 }
 
