@@ -83,8 +83,8 @@ enum Next {
 pub struct Scan {
     walk: Walk,
     names: Names,
-    /// The last eight bytes of the token of `Connection` that is being read.
-    token: u64,
+    /// The first and the last eight bytes of the token of `Connection` that is being read.
+    token: [u64; 2],
     token_length: u32,
     at: u32,
     end: u32,
@@ -108,7 +108,7 @@ impl Scan {
         Self {
             walk: Walk::new(header.kind()),
             names: Names::new(header),
-            token: 0,
+            token: [0; 2],
             token_length: 0,
             at: 0,
             end: if length < LONGEST { length } else { LONGEST },
@@ -134,7 +134,7 @@ impl Scan {
         self.end = if length < LONGEST { length } else { LONGEST };
         self.lines = 0;
         self.next = Next::Method;
-        self.token = 0;
+        self.token = [0; 2];
         self.token_length = 0;
         self.http_1_0 = false;
         self.close = false;
@@ -259,7 +259,7 @@ impl Scan {
         self.at += letters + 1;
         self.lines += 1;
         (self.begun, self.port) = (false, false);
-        (self.token, self.token_length) = (0, 0);
+        (self.token, self.token_length) = ([0; 2], 0);
         self.next = match special {
             _ if empty || words::byte(word, letters) != b':' || self.lines > LINES => Next::Strange,
             Special::None => Next::Value,
@@ -308,17 +308,19 @@ impl Scan {
         match byte {
             b'\r' | b',' => {
                 self.close |= self.is_token(b"close");
-                // Whatever else ends like this and is as long keeps nothing from the redirect.
                 self.keep_alive |= self.is_token(b"keep-alive");
                 self.upgrade |= self.is_token(b"upgrade");
-                (self.token, self.token_length) = (0, 0);
+                (self.token, self.token_length) = ([0; 2], 0);
                 if byte == b'\r' {
                     self.next = Next::LineFeed;
                 }
             }
             b' ' | b'\t' => {}
             b'!'..=b'~' => {
-                self.token = self.token << 8 | u64::from(byte.to_ascii_lowercase());
+                let byte = u64::from(byte.to_ascii_lowercase());
+                let [first, last] = self.token;
+                let first = if self.token_length < 8 { first << 8 | byte } else { first };
+                self.token = [first, last << 8 | byte];
                 self.token_length += 1;
             }
             _ => self.next = Next::Strange,
@@ -327,13 +329,14 @@ impl Scan {
 
     #[inline(always)]
     fn is_token(&self, text: &[u8]) -> bool {
-        let mut token = 0;
+        let (mut first, mut last) = (0, 0);
         let mut at = 0;
         while at < text.len() {
-            token = token << 8 | text[at] as u64;
+            last = last << 8 | text[at] as u64;
+            first = if at < 8 { last } else { first };
             at += 1;
         }
-        self.token == token && self.token_length == text.len() as u32
+        self.token == [first, last] && self.token_length == text.len() as u32
     }
 
     /// A name of letters, digits, `-` and `.`, and a port: less than RFC 3986 section 3.2.2 allows.

@@ -51,6 +51,8 @@ const TABLE: &[(&str, &str)] = &[
         "|X-Forwarded-For: 203.0.113.7~Connection: a-token-longer-than-any-number-close~~",
         "shared 203.0.113.7",
     ),
+    ("|X-Forwarded-For: 203.0.113.7~Connection: koep-alive~~", "shared 203.0.113.7"),
+    ("GET / HTTP/1.0~Connection: koep-alive~~", "alone 10.0.0.1"),
     ("|X-Forwarded-For: 203.0.113.7~Connection: close, keep-alive~~", "strange"),
     ("|X-Forwarded-Fort: 203.0.113.7~Connection: close~~", "alone 10.0.0.1"),
     ("|X-Forwarded-Fo: 203.0.113.7~Connection: close~~", "alone 10.0.0.1"),
