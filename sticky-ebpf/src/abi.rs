@@ -106,7 +106,7 @@ impl Proxies {
     const PASS: u32 = 4;
     const REAL_CLIENT_ADDRESS: u32 = 8;
 
-    /// Whether anybody is trusted. Where not, the program looks into none of the maps for proxies.
+    /// Whether anybody is trusted, or was. Where not, the program looks into none of the maps for proxies.
     #[inline(always)]
     pub const fn trusting(&self) -> bool {
         self.flags & Self::TRUSTING != 0
@@ -126,9 +126,9 @@ impl Proxies {
         self.flags & Self::REAL_CLIENT_ADDRESS != 0
     }
 
-    /// The same, with somebody or nobody trusted.
-    pub const fn with_trusting(self, trusting: bool) -> Self {
-        self.with(Self::TRUSTING, if trusting { Self::TRUSTING } else { 0 })
+    /// The same, with somebody trusted.
+    pub const fn trusting_somebody(self) -> Self {
+        self.with(Self::TRUSTING, Self::TRUSTING)
     }
 
     /// The same, with another protocol.

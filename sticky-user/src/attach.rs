@@ -14,7 +14,6 @@ use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::redirect;
 use crate::refusal::Refusal;
-use crate::run::TRUST;
 use crate::say::{ready, say};
 use crate::stop::Stop;
 use crate::watch::Watch;
@@ -148,7 +147,7 @@ impl Followed {
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
         let listening = listeners::cookies(id.protocol, id.namespace, |found| *found == id)?;
-        if self.last.suffices(&listening) && !self.pool.trust_changed() {
+        if self.last.suffices(&listening) && !self.pool.lacks_redirect() {
             return Ok(());
         }
         let group = self.find()?;
@@ -182,12 +181,6 @@ async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Res
         tokio::select! {
             () = watch.changed() => {
                 for one in &mut followed {
-                    let id = one.pool.id;
-                    one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
-                }
-            }
-            () = tokio::time::sleep(TRUST) => {
-                for one in followed.iter_mut().filter(|one| one.pool.trust_changed()) {
                     let id = one.pool.id;
                     one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
                 }

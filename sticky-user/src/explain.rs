@@ -20,7 +20,7 @@ use crate::group::{self, Target};
 use crate::kernel;
 use crate::listeners;
 use crate::pool;
-use crate::pool::id::{PoolId, Protocol};
+use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
 use crate::refusal::Refusal;
 
@@ -83,13 +83,16 @@ pub struct Explanation {
 pub fn explain(question: &Question, target: Option<&Target>) -> Result<Vec<Explanation>> {
     let ip = question.ip;
     let namespace = kernel::network_namespace()?;
-    let pools = pool::read(|id| {
+    let pools = pool::read(|id| id.namespace == namespace && target.is_none_or(|target| target.names(id)))?;
+    let mut found = Vec::new();
+    for (id, _, pins) in &pools {
+        let connects = ip.to_canonical().is_ipv4() || id.address.is_ipv6();
         // A proxy can tell of a client that could not connect itself.
-        let reachable = ip.to_canonical().is_ipv4() || id.address.is_ipv6() || id.protocol == Protocol::Tcp;
-        reachable && id.namespace == namespace && target.is_none_or(|target| target.names(id))
-    })?;
-    let found =
-        pools.iter().map(|(id, _, pins)| explain_pool(question, *id, pins)).collect::<Result<Vec<_>>>()?;
+        let told = question.headers.is_empty() && pins.config()?.proxies.trusting();
+        if connects || told {
+            found.push(explain_pool(question, *id, pins)?);
+        }
+    }
     if found.is_empty() {
         return Err(Refusal::new(
             format!("no pool takes connections from {ip}"),

@@ -74,7 +74,8 @@ impl Steering {
         let (ipv4, ipv6) = config.masks.prefixes();
         let masks = Masks::new(self.ipv4_prefix.unwrap_or(ipv4), self.ipv6_prefix.unwrap_or(ipv6));
         let proxies = match &self.trust {
-            Some(trust) => trust.proxies.with_trusting(config.proxies.trusting()),
+            Some(trust) if config.proxies.trusting() => trust.proxies.trusting_somebody(),
+            Some(trust) => trust.proxies,
             None => config.proxies,
         };
         Config { masks, seed: self.seed.unwrap_or(config.seed), proxies, ..*config }
@@ -89,7 +90,7 @@ pub struct Pool {
     pub pins: Pins,
     /// Whether it was there already.
     pub adopted: bool,
-    /// The redirect, while anybody is trusted.
+    /// The redirect, once anybody is trusted.
     redirect: Option<Redirect>,
     /// When to try to open it once more.
     retry: Option<Instant>,
@@ -162,20 +163,13 @@ impl Pool {
         Ok(Self { id, pins, adopted, redirect, retry, peers, steering, program, dir, _lock: lock })
     }
 
-    /// Opens the redirect when somebody is trusted, and closes it when nobody is any more. `members` are the group's
-    /// sockets; it opens beside the first of them that is in a slot.
+    /// Opens the redirect once somebody is trusted. `members` are the group's sockets; it opens beside the first of
+    /// them that is in a slot.
+    ///
+    /// It stays when nobody is trusted any more, for the connections that it has: nobody else is sent there.
     pub fn serve_proxies(&mut self, members: &[Member]) -> Result<()> {
-        let trusted = self.pins.trusted()?;
-        if trusted.is_empty() {
-            if self.redirect.is_some() {
-                self.set_trusting(false)?;
-                self.redirect = None;
-                say(format_args!("{} trusts nobody any more", self.id));
-            }
-            return Ok(());
-        }
         let waiting = self.retry.is_some_and(|at| at > Instant::now());
-        if self.redirect.is_none() && !waiting {
+        if self.lacks_redirect() && !waiting {
             self.retry = Some(Instant::now() + RETRY);
             let cookies = self.pins.cookies()?;
             let placed = members.iter().find(|member| cookies.contains(&Some(member.listener.cookie)));
@@ -188,16 +182,19 @@ impl Pool {
             let uid = member.listener.uid;
             let redirect = Redirect::open(&self.id, &self.dir, uid, self.steering.limits, take_over)?;
             self.redirect = Some(redirect);
-            self.set_trusting(true)?;
-            say(format_args!("{} trusts {}", self.id, trust::List(&trusted)));
+            let config = self.pins.config()?;
+            self.pins.write(&Config { proxies: config.proxies.trusting_somebody(), ..config })?;
+            say(format_args!("{} trusts {}", self.id, trust::List(&self.pins.trusted()?)));
         }
-        self.peers.show(&mut self.program, members);
+        if self.redirect.is_some() {
+            self.peers.show(&mut self.program, members);
+        }
         Ok(())
     }
 
-    /// Whether somebody began to trust since [`Self::serve_proxies`], or nobody does any more.
-    pub fn trust_changed(&self) -> bool {
-        self.pins.trusted().is_ok_and(|trusted| trusted.is_empty() == self.redirect.is_some())
+    /// Whether somebody is trusted whose connections nobody takes.
+    pub fn lacks_redirect(&self) -> bool {
+        self.redirect.is_none() && self.pins.trusted().is_ok_and(|trusted| !trusted.is_empty())
     }
 
     /// Whether a socket is our own, and no worker's.
@@ -208,11 +205,6 @@ impl Pool {
     /// Takes the redirect away, for its connections to end in their time.
     pub fn take_redirect(&mut self) -> Option<Redirect> {
         self.redirect.take()
-    }
-
-    fn set_trusting(&mut self, trusting: bool) -> Result<()> {
-        let config = self.pins.config()?;
-        self.pins.write(&Config { proxies: config.proxies.with_trusting(trusting), ..config })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.

@@ -13,7 +13,6 @@
 //! Decided anew for each request, as a proxy's connection carries many clients. It runs on threads of its own, one
 //! [`lane`] each; they share nothing but the kernel's maps and a few counters.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -106,27 +105,21 @@ impl Redirect {
         // If the last worker went a moment before, the socket is alone in a new group, which has no program.
         take_over(&socket)?;
         let cookie = sockopt::socket_cookie(&socket)?;
-        let mut pins = Pins::open(dir)?;
-        pins.unrelay_all()?;
-        let events = Arc::new(Events::adopt(&pins)?);
-        let shared = Arc::new(Mutex::new(Pins::open(dir)?));
-        let stop = CancellationToken::new();
-        let room = Arc::new(Semaphore::new(limits.connections));
         let (alive, ended) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        // From here on an error stops what was started.
+        let mut redirect = Self { cookie, pins: Pins::open(dir)?, stop: stop.clone(), ended };
+        let pins = &mut redirect.pins;
+        pins.unrelay_all()?;
+        let events = Arc::new(Events::adopt(pins)?);
+        let shared = Arc::new(Mutex::new(Pins::open(dir)?));
+        let room = Arc::new(Semaphore::new(limits.connections));
         let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         for number in 0..threads {
-            let from = socket::local(id);
-            let to = SocketAddr::new(from, id.address.port());
             let lane = Plan {
                 listener: socket.try_clone()?.into(),
                 choice: Choice::new(Pins::open(dir)?),
-                upstream: Upstream::new(
-                    from,
-                    to,
-                    id.address.is_ipv4(),
-                    limits.connect_timeout,
-                    Arc::clone(&shared),
-                ),
+                upstream: Upstream::new(id, limits.connect_timeout, Arc::clone(&shared)),
                 events: Arc::clone(&events),
                 pins: Arc::clone(&shared),
                 limits,
@@ -141,7 +134,7 @@ impl Redirect {
             })?;
         }
         pins.place(REDIRECT, socket.as_raw_fd()).context("the redirect's socket cannot be placed")?;
-        Ok(Self { cookie, pins, stop, ended })
+        Ok(redirect)
     }
 
     fn withdraw(&mut self) -> Result<()> {

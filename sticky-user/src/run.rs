@@ -105,9 +105,6 @@ impl Plan {
     }
 }
 
-/// How often to look whether trust was changed by `sticky trust`.
-pub const TRUST: Duration = Duration::from_secs(1);
-
 struct Run<'a> {
     plan: &'a Plan,
     workers: Vec<Worker>,
@@ -159,7 +156,6 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 () = self.watch.changed() => self.look()?,
-                () = tokio::time::sleep(TRUST) => if self.ports.trust_changed() { self.look()? },
                 (at, event) = any_event(&mut self.workers) => match event {
                     Event::Due => if let Err(error) = self.workers[at].start(self.plan) {
                         self.worker_ended(at, &format!("did not start: {error:#}"))?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,9 @@ use sticky_ebpf::abi::REDIRECT;
 
 use crate::group::Target;
 use crate::kernel;
+use crate::pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::pins::Pins;
-use crate::pool::{self};
 use crate::refusal::Refusal;
 
 /// What is trusted with one word: a prefix, an address, or a named set of prefixes.
@@ -87,8 +88,9 @@ pub struct PoolTrust {
 
 /// What the TCP pools of this network namespace that `target` names trust.
 pub fn list(target: Option<&Target>) -> Result<Vec<PoolTrust>> {
-    let told = |(id, pins): (PoolId, Pins)| Ok(PoolTrust { pool: id.to_string(), trusted: pins.trusted()? });
-    pools(target)?.into_iter().map(|(id, _, pins)| told((id, pins))).collect()
+    let told =
+        |(id, _, pins): &(PoolId, _, Pins)| Ok(PoolTrust { pool: id.to_string(), trusted: pins.trusted()? });
+    pools(target)?.iter().map(told).collect()
 }
 
 /// The lists as a person reads them.
@@ -145,7 +147,7 @@ pub fn remove(target: Option<&Target>, what: &[Trusted]) -> Result<Vec<PoolTrust
     list(target)
 }
 
-fn pools(target: Option<&Target>) -> Result<Vec<(PoolId, std::path::PathBuf, Pins)>> {
+fn pools(target: Option<&Target>) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
     let namespace = kernel::network_namespace()?;
     let pools = pool::read(|id| {
         id.protocol == Protocol::Tcp

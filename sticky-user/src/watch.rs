@@ -19,12 +19,12 @@ use crate::sys;
 /// How long after an event to look again: it comes just before the socket can be found, or just before it is gone.
 const SETTLE: [Duration; 3] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
-/// How often to look when nothing was said: an event can be lost.
-const IDLE: Duration = Duration::from_secs(5);
+/// How often to look when nothing was said: an event can be lost, and of `sticky trust` the kernel says nothing.
+const IDLE: Duration = Duration::from_secs(1);
 /// How often to look when there are no events.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Tells when the listening sockets may have changed.
+/// Tells when the listening sockets, or who is trusted, may have changed.
 pub struct Watch {
     events: Option<Events>,
     idle: Duration,

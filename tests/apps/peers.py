@@ -9,14 +9,14 @@ import sys
 import threading
 
 address, port = sys.argv[1], int(sys.argv[2])
-listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-if "reuseport" in sys.argv:
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-if listener.family == socket.AF_INET6:
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-listener.bind((address, port))
-listener.listen(1024)
+six = ":" in address
+listener = socket.create_server(
+    (address, port),
+    family=socket.AF_INET6 if six else socket.AF_INET,
+    backlog=1024,
+    reuse_port="reuseport" in sys.argv,
+    dualstack_ipv6=six,
+)
 
 
 def serve(connection, accepted):

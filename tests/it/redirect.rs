@@ -6,10 +6,21 @@ mod persistence;
 mod proxy_protocol;
 mod tunnels;
 
+use crate::harness::http::Wire;
 use crate::harness::scene::Scene;
 
 /// The headers that each request has here.
 const FROM: &str = "Host: shop.example\r\nX-Forwarded-For: 203.0.113.7\r\n";
+
+/// The connection goes on: the next request on it is answered.
+#[track_caller]
+fn goes_on(scene: &mut Scene, proxy: &mut Wire) {
+    proxy.say(format!("GET /next HTTP/1.1\r\n{FROM}\r\n"));
+    let mut asked = scene.workers.asked();
+    assert_eq!(asked.head.first, "GET /next HTTP/1.1");
+    asked.wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+    assert_eq!(proxy.response().1, "next");
+}
 
 #[test]
 fn heads_pass_as_they_are_written() {
@@ -79,7 +90,7 @@ fn headers_of_one_hop_stay_there() {
 #[test]
 fn a_client_directly_is_not_redirected() {
     let mut scene = Scene::new(&[]);
-    let mut direct = crate::harness::http::Wire::dial(crate::harness::client::loopback(1), "127.0.0.1:3000");
+    let mut direct = Wire::dial(crate::harness::client::loopback(1), "127.0.0.1:3000");
     direct.say("no HTTP at all\r\n\r\n");
     let asked = scene.workers.asked();
     assert_eq!(asked.head.first, "no HTTP at all");

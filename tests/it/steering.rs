@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::harness::app;
 use crate::harness::client::{hear, loopback};
 use crate::harness::net;
-use crate::harness::process::{Process, outcome, pool, start_sticky, sticky_ok};
+use crate::harness::process::{Process, outcome, pool, run_sticky, start_sticky, sticky_ok};
 
 const CLIENTS: usize = 64;
 const CONNECTIONS: usize = 50;
@@ -61,6 +61,17 @@ fn ipv4() {
     let _sticky = run_workers("0.0.0.0", &[]);
     let clients: Vec<_> = (1..=CLIENTS).map(loopback).collect();
     check(&meet(&clients, "127.0.0.1:3000", CONNECTIONS), CONNECTIONS);
+}
+
+#[test]
+fn who_cannot_connect_is_not_explained() {
+    let _net = net::isolate();
+    let _sticky = run_workers("0.0.0.0", &[]);
+    let output = run_sticky(&["explain", "2001:db8::1", "3000"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // A proxy can tell of such a client.
+    sticky_ok(&["trust", "add", "10.0.0.0/8", "--at", "3000"]);
+    sticky_ok(&["explain", "2001:db8::1", "3000"]);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Who is believed: headers of trusted peers, read from the right, and of nobody else. `sticky explain` says the same.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::harness::affinity::{Homes, explained};
+use crate::harness::client::loopback;
 use crate::harness::http::Wire;
 use crate::harness::process::{Process, outcome, pool, run_sticky, start_sticky, sticky_ok};
-use crate::harness::scene::POOL;
+use crate::harness::scene::{POOL, PROXY};
 use crate::harness::{app, eventually, net};
 
 /// Clients with which each row is tried; were each of them sent to just any of four workers, one row in 65,536 would
@@ -208,6 +210,54 @@ fn trust_can_be_given_and_taken_while_it_runs() {
         sticky_ok(&["trust", "remove", "10.0.0.0/8", "--at", "3000"]);
         assert_eq!(pool("3000")["trusted"], serde_json::json!([]));
     }
+}
+
+/// What the worker tells that answers this request.
+#[track_caller]
+fn told(wire: &mut Wire, headers: &str) -> Value {
+    wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\n{headers}\r\n"));
+    serde_json::from_str(&wire.response().1).expect("JSON")
+}
+
+#[test]
+fn connections_go_on_when_nobody_is_trusted_any_more() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "127.0.0.1/32", "--real-client-address"]);
+    let homes = Homes::now();
+    let mut proxy = Wire::dial(PROXY, POOL);
+    told(&mut proxy, "X-Forwarded-For: 203.0.113.1\r\n");
+    sticky_ok(&["trust", "remove", "127.0.0.1/32", "--at", "3000"]);
+    // For longer than whoever follows the pool takes to notice. Each client has a connection of its own to its worker,
+    // since what workers see differs: a pooled one would hide a wrong way there.
+    let begin = Instant::now();
+    let mut clients = 0;
+    while begin.elapsed() < Duration::from_millis(2500) {
+        clients += 1;
+        let client = IpAddr::from([10, 1, (clients >> 8) as u8, clients as u8]);
+        let headers = format!("X-Forwarded-For: {client}\r\n");
+        assert_eq!(told(&mut proxy, &headers)["pid"], homes.of(client), "{client}, the {clients}th");
+    }
+}
+
+/// Any process that holds a socket of the group may take the program off. The kernel then spreads connections over all
+/// sockets, the redirect's too, and whoever gets there by chance is still nobody who is believed.
+#[test]
+fn without_the_program_the_redirect_believes_nobody_else() {
+    let _net = net::isolate();
+    let _sticky = run(&["--trust", "10.0.0.0/8", "--real-client-address"]);
+    let group = sticky::group::named(&"3000".parse().expect("a port")).expect("the group").remove(0);
+    sticky::pool::detach(group.members[0].fetch().expect("a socket")).expect("the program comes off");
+    let mut redirected = 0;
+    for peer in (1..=100).map(loopback) {
+        // The redirect keeps this header to itself.
+        let headers = "X-Forwarded-For: 203.0.113.7\r\nKeep-Alive: timeout=5\r\n";
+        let told = told(&mut Wire::dial(peer, POOL), headers);
+        redirected += usize::from(told["headers"]["keep-alive"].is_null());
+        // The redirect's own connection may have got to the redirect again: then it is this host that is told.
+        let seen = told["peer"].as_str().expect("an address").trim_start_matches("::ffff:");
+        assert!(seen == peer.to_string() || seen == PROXY.to_string(), "{peer} passed for {seen}");
+    }
+    assert!(redirected > 0, "nobody got to the redirect");
 }
 
 #[test]

@@ -102,7 +102,10 @@ impl Framing {
             Inside::Head(_) => Ok(taken),
             Inside::Length(left) => {
                 let some = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                self.skip(some as u64);
+                *left -= some as u64;
+                if *left == 0 {
+                    self.inside = Inside::Head(Head::default());
+                }
                 Ok(taken + some)
             }
             Inside::Chunked(chunked) => {
@@ -120,26 +123,5 @@ impl Framing {
     /// taken, and while an incomplete head is kept back.
     pub fn between_messages(&self) -> bool {
         matches!(self.inside, Inside::Head(_))
-    }
-
-    /// How many of the next bytes are content and need no look: 0 when not inside a body of known length or the data of
-    /// a chunk. The caller may pass on up to so many, and tell with [`skip`](Self::skip).
-    pub fn plain(&self) -> u64 {
-        match &self.inside {
-            Inside::Head(_) | Inside::Refused(_) => 0,
-            Inside::Length(left) => *left,
-            Inside::Chunked(chunked) => chunked.plain(),
-        }
-    }
-
-    /// The next `n` bytes, at most [`plain`](Self::plain), have gone on without a look.
-    pub fn skip(&mut self, n: u64) {
-        debug_assert!(n <= self.plain(), "{n} bytes skipped where {} are plain", self.plain());
-        match &mut self.inside {
-            Inside::Head(_) | Inside::Refused(_) => {}
-            Inside::Length(left) if n < *left => *left -= n,
-            Inside::Length(_) => self.inside = Inside::Head(Head::default()),
-            Inside::Chunked(chunked) => chunked.skip(n),
-        }
     }
 }

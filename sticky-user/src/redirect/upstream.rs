@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -22,6 +22,8 @@ use tokio::task::AbortHandle;
 
 use super::guard::poll_write_parts;
 use super::message::{Sending, Upload};
+use super::socket;
+use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
 
 /// How long a connection to a worker may wait for its next request.
@@ -56,8 +58,9 @@ type Idle = (SendRequest<Upload>, AbortHandle, Instant);
 
 /// Makes connections to the workers, and keeps those that can be used again.
 pub struct Upstream {
-    from: IpAddr,
+    /// Where the pool can be reached, from the same address.
     to: SocketAddr,
+    /// Whether the workers' sockets are of IPv4 alone.
     ipv4: bool,
     timeout: Duration,
     relays: Arc<Mutex<Pins>>,
@@ -65,17 +68,10 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Connects from `from` to a pool that can be reached at `to`, and tells the kernel through `relays`.
-    ///
-    /// With `ipv4` the workers' sockets are of IPv4 alone.
-    pub fn new(
-        from: IpAddr,
-        to: SocketAddr,
-        ipv4: bool,
-        timeout: Duration,
-        relays: Arc<Mutex<Pins>>,
-    ) -> Self {
-        Self { from, to, ipv4, timeout, relays, idle: RefCell::default() }
+    /// Connects to the workers of the pool `id`, and tells the kernel through `relays`.
+    pub fn new(id: &PoolId, timeout: Duration, relays: Arc<Mutex<Pins>>) -> Self {
+        let to = SocketAddr::new(socket::local(id), id.address.port());
+        Self { to, ipv4: id.address.is_ipv4(), timeout, relays, idle: RefCell::default() }
     }
 
     /// Whether workers can be shown this address: a socket of IPv4 has no way to show one of IPv6.
@@ -109,7 +105,7 @@ impl Upstream {
     pub async fn dial(&self, key: Key, shown_port: u16) -> Result<Wire, Failure> {
         let socket = if self.to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(Failure::Here)?;
-        socket.bind(SocketAddr::new(self.from, 0)).map_err(Failure::Here)?;
+        socket.bind(SocketAddr::new(self.to.ip(), 0)).map_err(Failure::Here)?;
         let from = socket.local_addr().map_err(Failure::Here)?;
         let relay = Relay::new(key.slot, key.shown, shown_port.to_be());
         let registered = Registered::new(&self.relays, from, relay).map_err(Failure::Here)?;

@@ -39,7 +39,7 @@ impl<'a> Ports<'a> {
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
     pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
         let listening = listeners::cookies(Protocol::Tcp, kernel::network_namespace()?, |_| true)?;
-        if self.last.suffices(&listening) && !self.trust_changed() {
+        if self.last.suffices(&listening) && !self.lacks_redirect() {
             return Ok(self.is_served());
         }
         let mut owners = HashMap::new();
@@ -73,9 +73,9 @@ impl<'a> Ports<'a> {
         self.pools.values().any(|port| port.slots.live() > 0)
     }
 
-    /// Whether some pool began to trust proxies, or ceased to.
-    pub fn trust_changed(&self) -> bool {
-        self.pools.values().any(|port| port.pool.trust_changed())
+    /// Whether some pool began to trust proxies.
+    fn lacks_redirect(&self) -> bool {
+        self.pools.values().any(|port| port.pool.lacks_redirect())
     }
 
     /// Takes no more connections of proxies, and returns when those that are there have ended.

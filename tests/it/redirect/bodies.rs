@@ -2,19 +2,8 @@
 
 use std::thread;
 
-use super::FROM;
-use crate::harness::http::Wire;
+use super::{FROM, goes_on};
 use crate::harness::scene::Scene;
-
-/// The connection goes on: the next request on it is answered.
-#[track_caller]
-fn goes_on(scene: &mut Scene, proxy: &mut Wire) {
-    proxy.say(format!("GET /next HTTP/1.1\r\n{FROM}\r\n"));
-    let mut asked = scene.workers.asked();
-    assert_eq!(asked.head.first, "GET /next HTTP/1.1");
-    asked.wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
-    assert_eq!(proxy.response().1, "next");
-}
 
 #[test]
 fn answers_to_head_have_none() {

@@ -1,6 +1,6 @@
 //! Upgrades: a tunnel once the worker agrees, and an ordinary exchange where it does not.
 
-use super::FROM;
+use super::{FROM, goes_on};
 use crate::harness::http::Wire;
 use crate::harness::scene::{Asked, Scene};
 
@@ -79,11 +79,7 @@ fn a_worker_may_refuse() {
     scene.workers.keep(asked);
     let (head, body) = proxy.response();
     assert_eq!((head.status(), body.as_str()), (403, "no"));
-    proxy.say(format!("GET /next HTTP/1.1\r\n{FROM}\r\n"));
-    let mut asked = scene.workers.asked();
-    assert_eq!(asked.head.first, "GET /next HTTP/1.1");
-    asked.wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
-    assert_eq!(proxy.response().1, "next");
+    goes_on(&mut scene, &mut proxy);
 }
 
 /// The worker would understand it, and everything that follows would pass by unread.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::figures::{Median, quantile};
 use super::rates::{CONNECT, KEEP_ALIVE, Pools, Steering};
 use super::report::{Reach, Report};
+use super::rounds::Length;
 use super::{joining, machine, program, sandbox};
 use crate::say;
 
@@ -19,31 +20,22 @@ pub struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [2, 4])]
     workers: Vec<usize>,
 
-    /// Rounds of each comparison
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-
-    /// Length of a round
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
-
-    /// A short look: a tenth of the rounds
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    length: Length,
 }
 
 /// Measures and prints the figures, each beside what it is to reach.
 pub fn direct(args: &Args) -> Result<()> {
     sandbox::enter()?;
-    let rounds = usize::from(if args.quick { args.rounds.div_ceil(10) } else { args.rounds });
+    let (rounds, seconds) = (args.length.rounds(), args.length.seconds);
     let mut report = Report::default();
     report.say(&machine::describe());
     for (n, &workers) in args.workers.iter().enumerate() {
         say(format_args!("measuring {workers} workers"));
-        report.say(&format!("\n{workers} workers, {rounds} rounds of {} s", args.seconds));
+        report.say(&format!("\n{workers} workers, {rounds} rounds of {seconds} s"));
         let pools = Pools::start(workers)?;
-        rates(&mut report, &pools, rounds, args.seconds)?;
-        run_time(&mut report, &pools, rounds, args.seconds)?;
+        rates(&mut report, &pools, rounds, seconds)?;
+        run_time(&mut report, &pools, rounds, seconds)?;
         if n + 1 == args.workers.len() {
             join(&mut report, &pools, rounds)?;
         }

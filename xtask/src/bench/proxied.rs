@@ -16,7 +16,7 @@ use super::load::{Answers, Load};
 use super::machine::{self, Processors};
 use super::process::Process;
 use super::report::{Reach, Report};
-use super::rounds::Rounds;
+use super::rounds::{Length, Rounds};
 use super::sandbox;
 use crate::say;
 use hop::{Hop, KINDS, Kind};
@@ -37,27 +37,12 @@ pub struct Args {
     #[arg(long, value_name = "PROXY", value_delimiter = ',', default_values = ["load", "haproxy", "nginx"])]
     front: Vec<Front>,
 
-    /// Rounds of each comparison
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-
-    /// Length of a round
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
-
-    /// A short look: a tenth of the rounds
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    length: Length,
 
     /// Also tell, by `perf`, where sticky's time goes
     #[arg(long)]
     profile: bool,
-}
-
-impl Args {
-    fn rounds(&self) -> usize {
-        usize::from(if self.quick { self.rounds.div_ceil(10) } else { self.rounds })
-    }
 }
 
 /// Who says who the client is.
@@ -93,8 +78,8 @@ pub fn proxied(args: &Args) -> Result<()> {
     report.say(&machine::describe());
     report.say(&format!(
         "{WORKERS} workers, {CLIENTS} clients, {AT_A_TIME} requests at a time, {} rounds of {} s",
-        args.rounds(),
-        args.seconds
+        args.length.rounds(),
+        args.length.seconds
     ));
     let all = Processors::all();
     if args.front.contains(&Front::Load) {
@@ -183,8 +168,8 @@ fn compare(report: &mut Report, hops: &[Hop], front: Front, args: &Args) -> Resu
     report.say(&format!("\n{what}"));
     let ports: Vec<_> = hops.iter().map(|hop| hop.port + proxy.map_or(0, |_| FRONT)).collect();
     let _front = proxy.map(|proxy| put_in_front(proxy, hops)).transpose()?;
-    let samples = Rounds::measure(args.rounds(), hops.len(), |which, round| {
-        sample(&hops[which], load, ports[which], round, args.seconds)
+    let samples = Rounds::measure(args.length.rounds(), hops.len(), |which, round| {
+        sample(&hops[which], load, ports[which], round, args.length.seconds)
     })?;
     table(report, hops, &samples);
     for (n, hop) in hops.iter().enumerate().skip(1) {

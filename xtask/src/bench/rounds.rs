@@ -16,6 +16,29 @@ const PATIENCE: usize = 5;
 /// How long to wait before that, so that others come to an end.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How much is measured.
+#[derive(clap::Args)]
+pub struct Length {
+    /// Rounds of each comparison
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// Length of a round
+    #[arg(long, default_value_t = 0.4)]
+    pub seconds: f64,
+
+    /// A short look: a tenth of the rounds
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Length {
+    /// How many rounds.
+    pub fn rounds(&self) -> usize {
+        usize::from(if self.quick { self.rounds.div_ceil(10) } else { self.rounds })
+    }
+}
+
 /// What was measured of some kinds, in each round of each.
 pub struct Rounds<T> {
     rounds: Vec<Vec<T>>,

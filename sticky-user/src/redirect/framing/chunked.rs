@@ -52,8 +52,11 @@ impl Chunked {
         {
             if self.next == Next::Data {
                 let some = self.size.min((bytes.len() - at) as u64);
-                self.skip(some);
                 at += some as usize;
+                self.size -= some;
+                if self.size == 0 {
+                    self.next = Next::DataCr;
+                }
             } else {
                 self.bytes += 1;
                 self.next = self.step(*byte, limits)?;
@@ -66,19 +69,6 @@ impl Chunked {
     /// Whether the bytes looked at ended with the body.
     pub fn ended(&self) -> bool {
         self.next == Next::End
-    }
-
-    /// How many of the next bytes are data.
-    pub fn plain(&self) -> u64 {
-        if self.next == Next::Data { self.size } else { 0 }
-    }
-
-    /// So much of the data has gone by.
-    pub fn skip(&mut self, n: u64) {
-        self.size = self.size.saturating_sub(n);
-        if self.next == Next::Data && self.size == 0 {
-            self.next = Next::DataCr;
-        }
     }
 
     fn step(&mut self, byte: u8, limits: Limits) -> Result<Next, Malformed> {

@@ -22,26 +22,17 @@ struct Connection {
     framing: Framing,
     kept: Vec<u8>,
     verdict: Verdict,
-    /// Whether content goes by without a look where that is allowed.
-    skips: bool,
 }
 
 impl Connection {
-    fn new(skips: bool) -> Self {
-        Self { framing: Framing::new(LIMITS), kept: Vec::new(), verdict: Verdict::default(), skips }
+    fn new() -> Self {
+        Self { framing: Framing::new(LIMITS), kept: Vec::new(), verdict: Verdict::default() }
     }
 
     fn receive(&mut self, piece: &[u8]) {
         self.kept.extend_from_slice(piece);
         while self.verdict.refused.is_none() {
-            let plain = self.framing.plain().min(self.kept.len() as u64);
-            let taken = if self.skips && plain > 0 {
-                self.framing.skip(plain);
-                Ok(plain as usize)
-            } else {
-                self.framing.take(&self.kept)
-            };
-            match taken {
+            match self.framing.take(&self.kept) {
                 Ok(0) => break,
                 Ok(taken) => {
                     assert!(taken <= self.kept.len(), "{taken} of {}", self.kept.len());
@@ -53,7 +44,7 @@ impl Connection {
                 }
                 Err(malformed) => {
                     assert_eq!(self.framing.take(&self.kept), Err(malformed), "forgot that it refused");
-                    assert!(!self.framing.between_messages() && self.framing.plain() == 0);
+                    assert!(!self.framing.between_messages());
                     self.verdict.refused = Some(malformed);
                 }
             }
@@ -62,7 +53,7 @@ impl Connection {
 }
 
 fn whole(bytes: &[u8]) -> Verdict {
-    let mut connection = Connection::new(false);
+    let mut connection = Connection::new();
     connection.receive(bytes);
     connection.verdict
 }
