@@ -5,8 +5,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Pool, proxy, slowest, tell};
-use crate::harness::eventually;
+use super::{Pool, ask, attach, proxy, slowest, tell};
+use crate::harness::recorder::listener;
+use crate::harness::{eventually, net};
 
 /// How long a head may take here.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -78,4 +79,21 @@ fn a_thousand_slow_heads_are_ended_in_time() {
     assert!(last < Some(8 * LIMIT), "one ended after {last:?}");
     assert!(served.len() >= 5 && worst < 5 * LIMIT, "{} were served, in {worst:?}", served.len());
     eventually("all are gone", || (pool.open() == 0).then_some(()));
+}
+
+#[test]
+fn a_worker_that_lets_nobody_in_is_given_up() {
+    let _net = net::isolate();
+    let worker = listener(3000);
+    // Its queue has room for one, who is there already and is never let in.
+    rustix::net::listen(&worker, 0).expect("it listens");
+    let _inside = proxy(0);
+    let _sticky = attach(1, &["--connect-timeout", "1s"]);
+    let begun = Instant::now();
+    let mut stream = proxy(1);
+    ask(&mut stream, 1);
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).expect("an answer");
+    assert_eq!(status.escape_ascii().to_string(), "HTTP/1.1 504");
+    assert!(begun.elapsed() >= LIMIT && begun.elapsed() < 5 * LIMIT, "after {:?}", begun.elapsed());
 }
