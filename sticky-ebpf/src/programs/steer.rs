@@ -18,6 +18,7 @@ use crate::maps::{CONFIG, COUNTERS, RELAYED, SOCKETS, TABLES, TRUSTED};
 
 const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86ddu16).to_be() as u32;
+const IPPROTO_TCP: u32 = 6;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 /// Where the source address stands in the header: RFC 791 section 3.1, RFC 8200 section 3.
@@ -48,12 +49,13 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(config) = CONFIG.get(0) else { return SK_DROP };
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let migrating = ctx.migrating_sk();
+    let tally = Tally { counts: migrating.is_some() || opens(ctx) };
     let client = match &migrating {
         Some(socket) => remote(socket),
         None => source(ctx),
     };
     let client = client.unwrap_or_else(|| {
-        count(Outcome::NoAddress.counter());
+        tally.count(Outcome::NoAddress.counter());
         Client::default()
     });
     let mut hash = affine(config, client);
@@ -63,7 +65,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
             Some(socket) => remote_port(socket),
             None => source_port(ctx),
         };
-        match proxied(ctx, client, port) {
+        match proxied(ctx, client, port, &tally) {
             Proxied::No => {}
             Proxied::Decided(verdict) => return verdict,
             Proxied::Unredirected => {
@@ -76,12 +78,12 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     log(client, choice);
     match choice {
         Some(Choice { slot, outcome }) => {
-            count(decided.unwrap_or(outcome).counter());
-            count(slot_counter(slot));
+            tally.count(decided.unwrap_or(outcome).counter());
+            tally.count(slot_counter(slot));
             SK_PASS
         }
         None => {
-            count(Outcome::Refused.counter());
+            tally.count(Outcome::Refused.counter());
             SK_DROP
         }
     }
@@ -99,15 +101,15 @@ enum Proxied {
 
 /// The redirect's own connections go to their slot or nowhere: when its worker is gone, the redirect chooses again.
 #[inline(always)]
-fn proxied(ctx: &SkReuseportContext, peer: Client, port: u16) -> Proxied {
+fn proxied(ctx: &SkReuseportContext, peer: Client, port: u16, tally: &Tally) -> Proxied {
     // SAFETY: an entry is not changed while its connection is made.
     if let Some(relay) = unsafe { RELAYED.get(Source::new(peer, port)) } {
         return Proxied::Decided(if SOCKETS.select(ctx, relay.slot) {
-            count(Outcome::Relayed.counter());
-            count(slot_counter(relay.slot));
+            tally.count(Outcome::Relayed.counter());
+            tally.count(slot_counter(relay.slot));
             SK_PASS
         } else {
-            count(Outcome::Refused.counter());
+            tally.count(Outcome::Refused.counter());
             SK_DROP
         });
     }
@@ -115,7 +117,7 @@ fn proxied(ctx: &SkReuseportContext, peer: Client, port: u16) -> Proxied {
         return Proxied::No;
     }
     if SOCKETS.select(ctx, REDIRECT) {
-        count(Outcome::Redirected.counter());
+        tally.count(Outcome::Redirected.counter());
         return Proxied::Decided(SK_PASS);
     }
     Proxied::Unredirected
@@ -198,13 +200,33 @@ trait Word: Copy {}
 impl Word for u32 {}
 impl Word for [u64; 2] {}
 
-/// Adds one to a counter, by a lookup: indexing into one large element is arithmetic on pointers, of which the
-/// verifier allows less to a loader without CAP_PERFMON.
+/// Whether the packet opens a connection, or is a datagram. The program also runs for what is left over of connections
+/// that are gone, and for the ACK that brings a SYN cookie back: RFC 9293 section 3.1 has the flags.
 #[inline(always)]
-fn count(counter: u32) {
-    if let Some(count) = COUNTERS.get_ptr_mut(counter) {
-        // SAFETY: this CPU's own element.
-        unsafe { *count += 1 }
+fn opens(ctx: &SkReuseportContext) -> bool {
+    const SYN: u8 = 2;
+    let mut flags = 0u8;
+    // SAFETY: the helper fills `flags`; what it reads begins with the transport header.
+    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 13, (&raw mut flags).cast(), 1) };
+    ctx.ip_protocol() != IPPROTO_TCP || flags & SYN != 0
+}
+
+/// Counts what is decided about connections, and nothing about stray packets.
+struct Tally {
+    counts: bool,
+}
+
+impl Tally {
+    /// Adds one to a counter, by a lookup: indexing into one large element is arithmetic on pointers, of which the
+    /// verifier allows less to a loader without CAP_PERFMON.
+    #[inline(always)]
+    fn count(&self, counter: u32) {
+        if self.counts
+            && let Some(count) = COUNTERS.get_ptr_mut(counter)
+        {
+            // SAFETY: this CPU's own element.
+            unsafe { *count += 1 }
+        }
     }
 }
 
