@@ -98,6 +98,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("process {} said {:#?}", self.pid(), self.lines());
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_some()) {
             return;
         }
