@@ -187,11 +187,7 @@ impl<'a> Forward<'a> {
                     continue;
                 }
                 Err(Failure::Slow) => return Err(StatusCode::GATEWAY_TIMEOUT),
-                Err(Failure::Here(error)) => {
-                    static TOLD: Seldom = Seldom::new();
-                    TOLD.say(format_args!("the redirect cannot connect to a worker: {error}"));
-                    return Err(StatusCode::SERVICE_UNAVAILABLE);
-                }
+                Err(Failure::Here(_)) => return Err(StatusCode::SERVICE_UNAVAILABLE),
             };
             let unsent = match line.send(self.request).await {
                 Ok(answer) => return Ok((answer, line)),

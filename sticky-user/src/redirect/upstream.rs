@@ -25,12 +25,16 @@ use super::message::{Sending, Upload};
 use super::socket;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::say::Seldom;
 
 /// How long a connection to a worker may wait for its next request.
 ///
 /// Short, since a worker that closes it at the moment when a request is sent has failed that request: gunicorn closes
 /// after 2 s, node and uvicorn after 5 s.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long to wait when this host lacks what a connection needs.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Connections with equal keys can take each other's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,8 +105,22 @@ impl Upstream {
         Ok(Line::new(sender, driver, key, self))
     }
 
-    /// A bare connection.
+    /// A bare connection. What lacks here, say a port or a descriptor, may be there a moment later: it is waited for.
     pub async fn dial(&self, key: Key, shown_port: u16) -> Result<Wire, Failure> {
+        let begun = Instant::now();
+        loop {
+            match self.try_dial(key, shown_port).await {
+                Err(Failure::Here(error)) if begun.elapsed() < self.timeout => {
+                    static TOLD: Seldom = Seldom::new();
+                    TOLD.say(format_args!("the redirect cannot connect to a worker: {error}; trying again"));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_dial(&self, key: Key, shown_port: u16) -> Result<Wire, Failure> {
         let socket = if self.to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(Failure::Here)?;
         socket.bind(SocketAddr::new(self.to.ip(), 0)).map_err(Failure::Here)?;
@@ -130,7 +148,8 @@ impl Upstream {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
 /// A connection to a worker, in use by one request. Dropped, it waits for the next one, if it can.

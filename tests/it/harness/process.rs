@@ -97,6 +97,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what its processes said")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("process {} said {:#?}", self.pid(), self.lines());

@@ -1,5 +1,8 @@
 //! Connections that carry one request or many: who may close when, and what becomes of the requests.
 
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+
 use super::FROM;
 use crate::harness::http::Wire;
 use crate::harness::process::{outcome, pool};
@@ -195,4 +198,19 @@ fn without_workers_the_answer_is_503() {
     proxy.say(format!("GET / HTTP/1.1\r\n{FROM}\r\n"));
     let (head, _) = proxy.response();
     assert_eq!((head.status(), head.get("retry-after")), (503, Some("1")));
+}
+
+#[test]
+fn a_port_that_lacks_is_waited_for() {
+    let mut scene = Scene::new(&[]);
+    let mut proxy = scene.proxy();
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50001").expect("a setting of the test's own");
+    let all_ports =
+        [50000, 50001].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port"));
+    proxy.say(format!("POST / HTTP/1.1\r\n{FROM}Content-Length: 0\r\n\r\n"));
+    scene.sticky.wait_for("the redirect cannot connect to a worker: Address already in use");
+    drop(all_ports);
+    let mut asked = scene.workers.asked();
+    asked.wire.say(OK);
+    assert_eq!(proxy.response().1, "ok");
 }
