@@ -316,16 +316,16 @@ pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pi
     let own = kernel::network_namespace()?;
     let mut pools = Vec::new();
     for (id, dir) in directories(wanted)? {
-        match Pins::version(&dir) {
-            Ok(0) => {}
-            Err(_) if !dir.join(maps::VERSION).exists() => {}
-            Ok(version) if version != VERSION && id.namespace != own => {}
-            _ => match Pins::open(&dir) {
-                Ok(pins) => pools.push((id, dir, pins)),
-                // It is being detached.
-                Err(_) if !dir.join(maps::VERSION).exists() => {}
-                Err(error) => return Err(error),
-            },
+        let opened = Pins::version(&dir).and_then(|version| match version {
+            0 => Ok(None),
+            VERSION => Pins::open_unchecked(&dir).map(Some),
+            _ if id.namespace != own => Ok(None),
+            other => Err(pins::version_mismatch(&dir, other).into()),
+        });
+        match opened {
+            Ok(pins) => pools.extend(pins.map(|pins| (id, dir, pins))),
+            Err(error) if pins::is_missing(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(pools)

@@ -1,5 +1,6 @@
 //! A pool's maps, as they are pinned: the state that outlives every sticky process.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -44,7 +45,8 @@ impl Pins {
         Self::open_unchecked(dir)
     }
 
-    fn open_unchecked(dir: &Path) -> Result<Self> {
+    /// Opens what is pinned in `dir` by this version of sticky.
+    pub fn open_unchecked(dir: &Path) -> Result<Self> {
         Ok(Self {
             config: Map::Array(open(dir, maps::CONFIG)?).try_into()?,
             tables: Map::Array(open(dir, maps::TABLES)?).try_into()?,
@@ -242,6 +244,12 @@ pub fn version_mismatch(dir: &Path, version: u32) -> Refusal {
         ),
         "give the pool back with `sticky detach` (clients may change workers once), then start again",
     )
+}
+
+/// Whether what failed is the opening of a map that is not there: not yet, or not any more.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    let errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.map(io::Error::kind).any(|kind| kind == io::ErrorKind::NotFound)
 }
 
 fn open(dir: &Path, name: &str) -> Result<MapData> {
