@@ -99,16 +99,18 @@ impl ClientHeader {
 }
 
 /// The name of the client header, in lower case.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HeaderName {
-    length: u8,
-    bytes: [u8; Self::LONGEST],
+    bytes: [u8; 48],
+    length: u32,
+    /// A [`ClientHeader`], as a number: what lies in a map may hold anything.
+    kind: u32,
 }
 
 impl HeaderName {
     /// The longest name, in bytes.
-    pub const LONGEST: usize = 43;
+    pub const LONGEST: usize = 47;
 
     /// `X-Forwarded-For`.
     pub const X_FORWARDED_FOR: Self = match Self::new("x-forwarded-for") {
@@ -118,11 +120,12 @@ impl HeaderName {
 
     /// A header's name, a token of RFC 9110 section 5.6.2; `None` for anything else, or longer than [`Self::LONGEST`].
     pub const fn new(name: &str) -> Option<Self> {
+        let kind = ClientHeader::named(name) as u32;
         let name = name.as_bytes();
         if name.is_empty() || name.len() > Self::LONGEST {
             return None;
         }
-        let mut bytes = [0; Self::LONGEST];
+        let mut bytes = [0; 48];
         let mut at = 0;
         while at < name.len() {
             match name[at] {
@@ -142,18 +145,43 @@ impl HeaderName {
             }
             at += 1;
         }
-        Some(Self { length: name.len() as u8, bytes })
+        Some(Self { bytes, length: name.len() as u32, kind })
     }
 
     /// The name, in lower case.
     pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        let bytes = self.bytes.get(..self.length as usize).unwrap_or_default();
         core::str::from_utf8(bytes).unwrap_or_default()
     }
 
+    /// Eight bytes of the name, from `8 * at` on, the first of them in the lowest bits; and how many of them it has.
+    #[inline(always)]
+    pub(crate) const fn word(&self, at: usize) -> (u64, u32) {
+        let b = &self.bytes;
+        let from = 8 * at;
+        let word = [
+            b[from],
+            b[from + 1],
+            b[from + 2],
+            b[from + 3],
+            b[from + 4],
+            b[from + 5],
+            b[from + 6],
+            b[from + 7],
+        ];
+        (u64::from_le_bytes(word), self.length.saturating_sub(from as u32))
+    }
+
     /// How the header is read.
-    pub fn kind(&self) -> ClientHeader {
-        ClientHeader::named(self.as_str())
+    #[inline(always)]
+    pub const fn kind(&self) -> ClientHeader {
+        const FORWARDED: u32 = ClientHeader::Forwarded as u32;
+        const SINGLE: u32 = ClientHeader::Single as u32;
+        match self.kind {
+            FORWARDED => ClientHeader::Forwarded,
+            SINGLE => ClientHeader::Single,
+            _ => ClientHeader::XForwardedFor,
+        }
     }
 }
 
@@ -218,7 +246,8 @@ impl Walk {
 
     /// Begins anew.
     #[inline(always)]
-    pub fn restart(&mut self) {
+    pub fn begin(&mut self, header: ClientHeader) {
+        self.header = header;
         self.element = Element::new();
         self.address.restart();
         self.found = false;

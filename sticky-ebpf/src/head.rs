@@ -15,7 +15,7 @@ mod words;
 use names::{Names, Special};
 
 use crate::client::Client;
-use crate::forwarded::{HeaderName, Walk};
+use crate::forwarded::{ClientHeader, HeaderName, Walk};
 
 /// The most bytes of a head that are looked at.
 pub const LONGEST: u32 = 8192;
@@ -49,6 +49,10 @@ pub enum Verdict {
     Shared(Client),
     /// It is not all there.
     Incomplete,
+    /// It does not end within [`LONGEST`] bytes.
+    TooLong,
+    /// It begins like HTTP/2 with prior knowledge: RFC 9113 section 3.4.
+    Http2,
     /// It is not an ordinary head of HTTP/1.
     Strange,
 }
@@ -72,6 +76,7 @@ enum Next {
     LengthValue,
     Complete,
     Incomplete,
+    Http2,
     Strange,
 }
 
@@ -102,16 +107,15 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Looks for the client in `header`, in a head that is among the first `length` bytes.
-    #[inline(always)]
-    pub fn new(header: &HeaderName, length: u32) -> Self {
+    /// Looks at nothing yet.
+    const fn new() -> Self {
         Self {
-            walk: Walk::new(header.kind()),
-            names: Names::new(header),
+            walk: Walk::new(ClientHeader::XForwardedFor),
+            names: Names::new(),
             token: [0; 2],
             token_length: 0,
             at: 0,
-            end: if length < LONGEST { length } else { LONGEST },
+            end: 0,
             lines: 0,
             next: Next::Method,
             http_1_0: false,
@@ -125,11 +129,13 @@ impl Scan {
         }
     }
 
-    /// Begins anew, with another head.
+    /// Looks for the client in `header`, in a head that is among the first `length` bytes.
+    ///
+    /// In place, as copies of a scan crash the linker of BPF programs.
     #[inline(always)]
-    pub fn restart(&mut self, length: u32) {
-        self.walk.restart();
-        self.names.restart();
+    pub fn begin(&mut self, header: &HeaderName, length: u32) {
+        self.walk.begin(header.kind());
+        self.names.begin(header);
         self.at = 0;
         self.end = if length < LONGEST { length } else { LONGEST };
         self.lines = 0;
@@ -150,7 +156,7 @@ impl Scan {
     #[inline(always)]
     pub fn step<B: Bytes + ?Sized>(&mut self, bytes: &B, trusted: impl FnOnce(Client) -> bool) -> bool {
         if self.at >= self.end {
-            if self.next != Next::Strange {
+            if !matches!(self.next, Next::Http2 | Next::Strange) {
                 self.next = Next::Incomplete;
             }
             return false;
@@ -170,7 +176,7 @@ impl Scan {
             Next::ConnectionValue => self.connection_value(word),
             Next::HostValue => self.host_value(word),
             Next::LengthValue => self.length_value(word),
-            Next::Complete | Next::Incomplete | Next::Strange => return false,
+            Next::Complete | Next::Incomplete | Next::Http2 | Next::Strange => return false,
         }
         true
     }
@@ -179,7 +185,12 @@ impl Scan {
     #[inline(always)]
     pub fn verdict(&self, peer: Client) -> Verdict {
         if self.next != Next::Complete {
-            return if self.next == Next::Strange { Verdict::Strange } else { Verdict::Incomplete };
+            return match () {
+                () if self.next == Next::Strange => Verdict::Strange,
+                () if self.next == Next::Http2 => Verdict::Http2,
+                () if self.end == LONGEST => Verdict::TooLong,
+                () => Verdict::Incomplete,
+            };
         }
         // RFC 9112 section 3.2; and one that both closes and keeps the connection knows not what it says.
         if !(self.host || self.http_1_0) || self.close && self.keep_alive {
@@ -204,7 +215,11 @@ impl Scan {
     #[inline(always)]
     fn method<B: Bytes + ?Sized>(&mut self, word: u64, bytes: &B) {
         let Some(length) = words::method(word) else {
-            self.next = if self.there() < 8 { Next::Incomplete } else { Next::Strange };
+            self.next = match self.there() {
+                8 if word == u64::from_le_bytes(*b"PRI * HT") => Next::Http2,
+                8 => Next::Strange,
+                _ => Next::Incomplete,
+            };
             return;
         };
         self.at += length;
@@ -379,7 +394,8 @@ impl Scan {
 
 /// What the head among `bytes` says of a connection from `peer`, a trusted proxy.
 pub fn verdict(header: &HeaderName, peer: Client, bytes: &[u8], trusted: impl Fn(Client) -> bool) -> Verdict {
-    let mut scan = Scan::new(header, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    let mut scan = Scan::new();
+    scan.begin(header, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     while scan.step(bytes, &trusted) {}
     scan.verdict(peer)
 }

@@ -192,6 +192,7 @@ impl SteeringArgs {
             trace: self.trace,
             defer_accept: self.defer_accept,
             trust: proxies.trust(),
+            keep_time_wait: proxies.keep_time_wait,
             limits: proxies.limits(grace),
         }
     }

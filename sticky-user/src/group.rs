@@ -12,7 +12,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sticky_ebpf::abi::REDIRECT;
+use sticky_ebpf::abi::{GATE, REDIRECT, SINK};
 
 use crate::kernel::{self, Need};
 use crate::listeners::{self, Holder, Listener};
@@ -143,11 +143,11 @@ pub fn find<P: IntoIterator<Item = u32>>(
 pub fn named(target: &Target) -> Result<Vec<Group>> {
     let mut groups = find(target.protocol, |id| target.names(id), listeners::processes)?;
     for group in &mut groups {
-        // The redirect of a sticky that is there already is no worker.
-        let own = Pins::open(&kernel::pools_dir().join(group.id.dir_name()))
-            .and_then(|pins| pins.cookie(REDIRECT))
-            .unwrap_or_default();
-        group.members.retain(|member| own != Some(member.listener.cookie));
+        // What a sticky that is there already has opened is no worker.
+        if let Ok(pins) = Pins::open(&kernel::pools_dir().join(group.id.dir_name())) {
+            let own = [REDIRECT, GATE, SINK].map(|slot| pins.cookie(slot).unwrap_or_default());
+            group.members.retain(|member| !own.contains(&Some(member.listener.cookie)));
+        }
     }
     if groups.is_empty() {
         return Err(Refusal::new(

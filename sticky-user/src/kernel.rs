@@ -10,6 +10,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
+use sticky_ebpf::abi::maps;
 
 use crate::refusal::Refusal;
 use crate::sys;
@@ -20,9 +21,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/sticky.bpf.o");
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// A loader for our object. Of the programs' log it makes as little as can be, unless they are to `trace`.
+/// A loader for our object. Of the programs' log it makes as little as can be, unless they are to `trace`, and of what
+/// only pools use.
 pub fn loader<'a>(trace: bool) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
+    loader.map_max_entries(maps::GATED, 1);
     if !trace {
         loader.map_max_entries("AYA_LOGS", 4096);
     }
@@ -88,6 +91,8 @@ pub enum Need {
     Hook,
     /// Showing workers the proxy as their peer.
     ShowPeers,
+    /// Ending connections in TIME_WAIT.
+    EndSockets,
     /// Fetching a socket from a process of another user.
     Fetch,
     /// Being spared the verifier's defence against Spectre, which before Linux 6.17 takes no loops.
@@ -103,6 +108,9 @@ impl Need {
             }
             Self::ShowPeers => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to show workers the proxy as their peer")
+            }
+            Self::EndSockets => {
+                (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to end connections in TIME_WAIT")
             }
             Self::Verify => (
                 CapabilitySet::PERFMON,

@@ -5,15 +5,12 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use anyhow::{Context as _, Result};
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_sock_diag::inet::{InetResponse, StateFlags};
 
 use crate::pool::id::{PoolId, Protocol};
+use crate::sock_diag::{self, Family};
 
 /// A listening TCP socket, or a UDP socket that is bound and not connected.
 #[derive(Clone, Debug)]
@@ -33,8 +30,12 @@ pub struct Listener {
 /// All listeners of this network namespace.
 pub fn list(protocol: Protocol, namespace: u64) -> Result<Vec<Listener>> {
     let mut found = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        dump(protocol, family, |response| {
+    for family in [Family::V4, Family::V6] {
+        let states = match protocol {
+            Protocol::Tcp => StateFlags::LISTEN,
+            Protocol::Udp => StateFlags::CLOSE,
+        };
+        sock_diag::dump(protocol, family, states, 0, |response| {
             if response.header.socket_id.destination_port == 0 {
                 found.push(listener(protocol, namespace, response));
             }
@@ -60,50 +61,6 @@ fn listener(protocol: Protocol, namespace: u64, response: &InetResponse) -> List
         inode: u64::from(header.inode),
         uid: header.uid,
         waiting: header.recv_queue,
-    }
-}
-
-/// Asks for all listening sockets of a family and hands each answer to `each`.
-fn dump(protocol: Protocol, family: u8, mut each: impl FnMut(&InetResponse)) -> Result<()> {
-    let (protocol, states, id) = (
-        match protocol {
-            Protocol::Tcp => IPPROTO_TCP,
-            Protocol::Udp => IPPROTO_UDP,
-        },
-        match protocol {
-            Protocol::Tcp => StateFlags::LISTEN,
-            Protocol::Udp => StateFlags::CLOSE,
-        },
-        if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
-    );
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request =
-        InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id: id };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.send(&bytes, 0)?;
-    let mut answers = Vec::with_capacity(64 * 1024);
-    loop {
-        answers.clear();
-        socket.recv(&mut answers, 0)?;
-        let mut rest = answers.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-            #[expect(clippy::wildcard_enum_match_arm, reason = "there may be more kinds one day")]
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&response),
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                other => bail!("unexpected answer {other:?}"),
-            }
-        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -16,30 +15,27 @@ use aya::programs::SkReuseport;
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use sticky_ebpf::abi::{Config, MAX_SLOTS, Proxies, Slot, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_GATED, MAX_SLOTS, Proxies, Slot, VERSION, maps};
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
-use crate::group::Member;
 use crate::kernel;
-use crate::redirect::{self, Redirect, peers::Peers};
+use crate::redirect;
 use crate::refusal::Refusal;
-use crate::say::say;
-use crate::trust;
 
+mod doors;
 pub mod id;
 pub mod pins;
 pub mod slots;
+pub mod socket;
 mod trace;
 
+use doors::Doors;
 use id::PoolId;
 use pins::Pins;
 
 /// The name under which the program is pinned.
 const PIN: &str = "steer";
-
-/// How long to wait before the redirect is tried again. Its very attempt wakes whoever waits for listeners.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// How a pool is to be steered, as far as the user said so; the rest stays as it is, or as the defaults have it.
 #[derive(Clone, Debug)]
@@ -56,6 +52,8 @@ pub struct Steering {
     pub defer_accept: bool,
     /// Which proxies are trusted, and with what; nobody by default.
     pub trust: Option<Trust>,
+    /// Whether connections of proxies in TIME_WAIT are left alone.
+    pub keep_time_wait: bool,
     /// What proxies may do.
     pub limits: redirect::Limits,
 }
@@ -90,11 +88,7 @@ pub struct Pool {
     pub pins: Pins,
     /// Whether it was there already.
     pub adopted: bool,
-    /// The redirect, once anybody is trusted.
-    redirect: Option<Redirect>,
-    /// When to try to open it once more.
-    retry: Option<Instant>,
-    peers: Peers,
+    doors: Doors,
     steering: Steering,
     program: Ebpf,
     dir: PathBuf,
@@ -125,9 +119,11 @@ impl Pool {
             maps::COUNTERS,
             maps::TRUSTED,
             maps::RELAYED,
+            maps::GATED,
             maps::REDIRECTED,
         ];
         let mut loader = kernel::loader(steering.trace);
+        loader.map_max_entries(maps::GATED, MAX_GATED as u32);
         for name in pinned {
             loader.map_pin_path(name, dir.join(name));
         }
@@ -159,52 +155,8 @@ impl Pool {
         if steering.trace {
             trace::print(&mut program)?;
         }
-        let (redirect, retry, peers, steering) = (None, None, Peers::default(), steering.clone());
-        Ok(Self { id, pins, adopted, redirect, retry, peers, steering, program, dir, _lock: lock })
-    }
-
-    /// Opens the redirect once somebody is trusted. `members` are the group's sockets; it opens beside the first of
-    /// them that is in a slot.
-    ///
-    /// It stays when nobody is trusted any more, for the connections that it has: nobody else is sent there.
-    pub fn serve_proxies(&mut self, members: &[Member]) -> Result<()> {
-        let waiting = self.retry.is_some_and(|at| at > Instant::now());
-        if self.lacks_redirect() && !waiting {
-            self.retry = Some(Instant::now() + RETRY);
-            let cookies = self.pins.cookies()?;
-            let placed = members.iter().find(|member| cookies.contains(&Some(member.listener.cookie)));
-            let Some(member) = placed else {
-                self.retry = None;
-                return Ok(());
-            };
-            let (program, steering) = (&mut self.program, &self.steering);
-            let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
-            let uid = member.listener.uid;
-            let redirect = Redirect::open(&self.id, &self.dir, uid, self.steering.limits, take_over)?;
-            self.redirect = Some(redirect);
-            let config = self.pins.config()?;
-            self.pins.write(&Config { proxies: config.proxies.trusting_somebody(), ..config })?;
-            say(format_args!("{} trusts {}", self.id, trust::List(&self.pins.trusted()?)));
-        }
-        if self.redirect.is_some() {
-            self.peers.show(&mut self.program, members);
-        }
-        Ok(())
-    }
-
-    /// Whether somebody is trusted whose connections nobody takes.
-    pub fn lacks_redirect(&self) -> bool {
-        self.redirect.is_none() && self.pins.trusted().is_ok_and(|trusted| !trusted.is_empty())
-    }
-
-    /// Whether a socket is our own, and no worker's.
-    pub fn is_own(&self, cookie: u64) -> bool {
-        self.redirect.as_ref().is_some_and(|redirect| redirect.cookie == cookie)
-    }
-
-    /// Takes the redirect away, for its connections to end in their time.
-    pub fn take_redirect(&mut self) -> Option<Redirect> {
-        self.redirect.take()
+        let (doors, steering) = (Doors::default(), steering.clone());
+        Ok(Self { id, pins, adopted, doors, steering, program, dir, _lock: lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.

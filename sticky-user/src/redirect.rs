@@ -1,7 +1,7 @@
 //! The redirect: who the client of a proxy's request is, and on to that client's worker.
 //!
-//! The kernel sends connections of trusted proxies to one more listening socket of the pool's group ([`socket`]), since
-//! a SYN has no header. From there:
+//! The kernel sends connections of trusted proxies to one more listening socket of the pool's group, unless the
+//! [gate](crate::gate) can tell their client. From there:
 //!
 //! ```text
 //! connection ──▶ guard ──▶ hyper ──▶ request ──▶ choice ──▶ upstream ──▶ the kernel's program ──▶ worker
@@ -13,6 +13,7 @@
 //! Decided anew for each request, as a proxy's connection carries many clients. It runs on threads of its own, one
 //! [`lane`] each; they share nothing but the kernel's maps and a few counters.
 
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -21,18 +22,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::net::sockopt;
-use sticky_ebpf::abi::REDIRECT;
+use sticky_ebpf::abi::{Event, REDIRECT};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::gate;
 use crate::kernel;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::pool::socket;
 use crate::say::say;
 
 mod choice;
 mod connection;
-mod events;
+pub mod events;
 mod framing;
 mod guard;
 mod interim;
@@ -41,13 +44,12 @@ mod message;
 pub mod peers;
 mod proxy_protocol;
 mod request;
-mod socket;
 mod tunnel;
 mod upstream;
 
 use choice::Choice;
 use events::Events;
-use lane::{Lane, Plan};
+use lane::{Door, Lane, Plan};
 use upstream::Upstream;
 
 /// Connections that may wait to be accepted.
@@ -78,6 +80,8 @@ pub struct Limits {
 pub struct Redirect {
     /// The cookie of its listening socket.
     pub cookie: u64,
+    /// What it counts.
+    pub events: Arc<Events>,
     pins: Pins,
     stop: CancellationToken,
     /// Closed when all threads have ended.
@@ -85,13 +89,15 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Opens the redirect of the pool `id`, pinned in `dir`, among the sockets of user `uid`.
+    /// Opens the redirect of the pool `id`, pinned in `dir`, among the sockets of user `uid`. It takes who comes to the
+    /// `gate`, too.
     ///
     /// `take_over` makes the pool's program steer the group of a socket.
     pub fn open(
         id: &PoolId,
         dir: &Path,
         uid: u32,
+        gate: Option<&gate::Sockets>,
         limits: Limits,
         take_over: impl FnOnce(&OwnedFd) -> Result<()>,
     ) -> Result<Self> {
@@ -104,20 +110,25 @@ impl Redirect {
         })?;
         // If the last worker went a moment before, the socket is alone in a new group, which has no program.
         take_over(&socket)?;
-        let cookie = sockopt::socket_cookie(&socket)?;
         let (alive, ended) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        // From here on an error stops what was started.
-        let mut redirect = Self { cookie, pins: Pins::open(dir)?, stop: stop.clone(), ended };
-        let pins = &mut redirect.pins;
+        let mut pins = Pins::open(dir)?;
         pins.unrelay_all()?;
-        let events = Arc::new(Events::adopt(pins)?);
+        let events = Arc::new(Events::adopt(&pins)?);
+        // From here on an error stops what was started.
+        let mut redirect = Self {
+            cookie: sockopt::socket_cookie(&socket)?,
+            events: Arc::clone(&events),
+            pins,
+            stop: stop.clone(),
+            ended,
+        };
         let shared = Arc::new(Mutex::new(Pins::open(dir)?));
         let room = Arc::new(Semaphore::new(limits.connections));
         let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         for number in 0..threads {
             let lane = Plan {
-                listener: socket.try_clone()?.into(),
+                doors: doors(&socket, gate)?,
                 choice: Choice::new(Pins::open(dir)?),
                 upstream: Upstream::new(id, limits.connect_timeout, Arc::clone(&shared)),
                 events: Arc::clone(&events),
@@ -133,15 +144,27 @@ impl Redirect {
                 drop(alive);
             })?;
         }
-        pins.place(REDIRECT, socket.as_raw_fd()).context("the redirect's socket cannot be placed")?;
+        redirect
+            .pins
+            .place(REDIRECT, socket.as_raw_fd())
+            .context("the redirect's socket cannot be placed")?;
         Ok(redirect)
     }
 
     fn withdraw(&mut self) -> Result<()> {
-        self.pins.withdraw_redirect()?;
+        self.pins.withdraw(REDIRECT)?;
         self.stop.cancel();
         Ok(())
     }
+}
+
+/// Where connections come in, and what those are counted as that come in beside the redirect's own socket.
+fn doors(socket: &OwnedFd, gate: Option<&gate::Sockets>) -> io::Result<Vec<Door>> {
+    let mut doors = vec![Door { listener: socket.try_clone()?.into(), event: None }];
+    for socket in gate.iter().flat_map(|gate| [&gate.gate, &gate.sink]) {
+        doors.push(Door { listener: socket.try_clone()?.into(), event: Some(Event::Recurred) });
+    }
+    Ok(doors)
 }
 
 /// Takes no more connections, and returns when those that are there have ended, or the grace period has.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Event, Outcome, REDIRECT, Slot};
+use sticky_ebpf::abi::{Event, GATE, Gate, Outcome, REDIRECT, Slot};
 
 use crate::group::{self, Group, Member, Target};
 use crate::kernel;
@@ -30,8 +30,22 @@ pub struct PoolStatus {
     slots: Vec<SlotStatus>,
     /// The prefixes of trusted proxies.
     trusted: Vec<IpNet>,
+    gate: GateStatus,
     redirect: RedirectStatus,
     outcomes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The gate, which has the kernel wait for the requests of trusted proxies.
+#[derive(Serialize)]
+struct GateStatus {
+    /// Whether it is open.
+    open: bool,
+    /// Why it is not, and what helps.
+    why: Option<&'static str>,
+    /// Connections that got no SYN cookie, and were redirected.
+    recurred: u64,
+    /// Connections in TIME_WAIT that were ended for the next ones of their ports.
+    reaped: u64,
 }
 
 /// The redirect, which takes trusted proxies' connections.
@@ -114,8 +128,33 @@ fn pool_status(
         ipv6_prefix,
         slots: slots.collect::<Result<_>>()?,
         trusted: pins.trusted()?,
+        gate: gate_status(pins)?,
         redirect: redirect_status(pins)?,
         outcomes: outcomes.into_iter().collect::<Result<_>>()?,
+    })
+}
+
+fn gate_status(pins: &Pins) -> Result<GateStatus> {
+    let gate = pins.config()?.proxies.gate();
+    let state = if pins.cookie(GATE)?.is_some() || gate != Gate::Open { gate } else { Gate::Closed };
+    Ok(GateStatus {
+        open: state == Gate::Open,
+        why: match state {
+            Gate::Open => None,
+            Gate::Closed => Some("no sticky process has opened it"),
+            Gate::Useless => Some(
+                "all connections are to be redirected, as `--proxy-connections` or `--proxy-protocol` says",
+            ),
+            Gate::NoCookies => Some(
+                "the kernel makes no SYN cookies: `sysctl net.ipv4.tcp_syncookies=1`, then start sticky anew",
+            ),
+            Gate::NoReader => Some(
+                "the kernel does not take the program that reads requests: it needs Linux 5.17 or later, and CAP_PERFMON",
+            ),
+            Gate::NoSockets => Some("its sockets could not be opened; sticky said why when it started"),
+        },
+        recurred: pins.redirected(Event::Recurred)?,
+        reaped: pins.redirected(Event::Reaped)?,
     })
 }
 
@@ -199,7 +238,13 @@ fn redirect_text(pool: &PoolStatus) -> Result<String> {
         false => "there is NO redirect for their connections, as no sticky process follows the pool".into(),
     };
     writeln!(out, "  trusts {}; {how}", List(&pool.trusted))?;
+    match pool.gate.why {
+        None => writeln!(out, "  the gate is open: the kernel reads their requests")?,
+        Some(why) => writeln!(out, "  there is no gate: {why}")?,
+    }
     for (count, meaning) in [
+        (pool.gate.reaped, "ended in TIME_WAIT for the next ones of their ports"),
+        (pool.gate.recurred, "redirected, as an earlier one of their port was in TIME_WAIT"),
         (redirect.connections, "connections taken by the redirect"),
         (redirect.shared, "of them carried more than one client"),
         (redirect.tunnels, "of them became tunnels"),

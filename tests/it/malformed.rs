@@ -23,7 +23,7 @@ use crate::harness::recorder::Recorders;
 /// What smugglers want a worker to take for a request of somebody else.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: pool\r\nX-Forwarded-For: 203.0.113.66\r\n\r\n";
 
-/// A steered pool of two recording workers, whose proxy the test is. What ends first comes first.
+/// A steered pool of two recording workers, whose proxy the test is, and a redirect for all that it sends. What ends first comes first.
 struct Pool {
     sticky: Process,
     workers: Recorders,
@@ -34,7 +34,8 @@ impl Pool {
     fn new() -> Self {
         let net = net::isolate();
         let workers = Recorders::listen(2, 3000);
-        let sticky = start_sticky(&["attach", "3000", "--trust", "127.0.0.0/8"]);
+        let sticky =
+            start_sticky(&["attach", "3000", "--trust", "127.0.0.0/8", "--proxy-connections", "shared"]);
         sticky.wait_for("is steered: 2 workers");
         Self { sticky, workers, _net: net }
     }

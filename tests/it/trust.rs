@@ -28,11 +28,12 @@ fn run(options: &[&str]) -> Process {
     sticky
 }
 
-/// The PID that answers a request with these header lines.
+/// The PID that answers a request with these header lines, over a connection for it alone or one that may be shared.
 #[track_caller]
-fn met(peer: IpAddr, headers: &[String]) -> u64 {
+fn met(peer: IpAddr, headers: &[String], alone: bool) -> u64 {
     let mut wire = Wire::dial(peer, POOL);
-    wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\n{}Connection: close\r\n\r\n", headers.concat()));
+    let close = if alone { "Connection: close\r\n" } else { "" };
+    wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\n{}{close}\r\n", headers.concat()));
     let (head, body) = wire.response();
     assert_eq!(head.status(), 200, "{headers:?}");
     let told: Value = serde_json::from_str(&body).expect("JSON");
@@ -56,7 +57,9 @@ fn check(rows: &[(&str, &[&str], &str)]) {
             let expected = homes.of(fill(client).parse().expect("an address"));
             let peer: IpAddr = peer.parse().expect("an address");
             let written: Vec<_> = filled.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            assert_eq!(met(peer, &written), expected, "from {peer}: {written:?}");
+            for alone in [true, false] {
+                assert_eq!(met(peer, &written, alone), expected, "from {peer}, alone {alone}: {written:?}");
+            }
             if n <= 2 {
                 let mut arguments = vec!["--peer".to_owned(), peer.to_string()];
                 for (name, value) in &filled {
@@ -83,8 +86,8 @@ fn nobody_else_is_believed() {
     ];
     check(rows);
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "table"), (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
-    assert_eq!(outcome(&pool, "redirected"), 0, "{pool:#?}");
+    assert_eq!(outcome(&pool, "table"), 2 * (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
+    assert_eq!((outcome(&pool, "gated"), outcome(&pool, "redirected")), (0, 0), "{pool:#?}");
 }
 
 #[test]
@@ -121,7 +124,10 @@ fn x_forwarded_for() {
     ];
     check(rows);
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "redirected"), (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
+    let all = (rows.len() * usize::from(TRIES)) as u64;
+    for name in ["gated", "redirected", "shared"] {
+        assert_eq!(outcome(&pool, name), all, "{name}: {pool:#?}");
+    }
     assert_eq!(outcome(&pool, "table"), 0, "{pool:#?}");
 }
 
@@ -184,7 +190,7 @@ fn trust_can_be_given_and_taken_while_it_runs() {
     let homes = [homes.of(peer), homes.of("203.0.113.7".parse().expect("an address"))];
     let through = |name: &str| outcome(&pool("3000"), name);
     assert_eq!(pool("3000")["trusted"], serde_json::json!([]));
-    assert_eq!(met(peer, &forged), homes[0]);
+    assert_eq!(met(peer, &forged, false), homes[0]);
     assert_eq!((through("table"), through("redirected")), (1, 0));
 
     for round in 1..=2 {
@@ -197,14 +203,14 @@ fn trust_can_be_given_and_taken_while_it_runs() {
             (pool("3000")["redirect"]["listening"] == Value::Bool(true)).then_some(())
         });
         let before = through("redirected");
-        assert_eq!(met(peer, &forged), homes[1], "round {round}");
+        assert_eq!(met(peer, &forged, false), homes[1], "round {round}");
         assert_eq!(through("redirected"), before + 1);
         assert_eq!(explained(&["--peer", "127.0.0.5", "--header", forged[0].trim_end()]), homes[1]);
 
         sticky_ok(&["trust", "remove", "127.0.0.5/32", "--at", "3000"]);
         assert!(!trusted().contains("127.0.0.5"), "{}", trusted());
         let (table, redirected) = (through("table"), through("redirected"));
-        assert_eq!(met(peer, &forged), homes[0], "round {round}");
+        assert_eq!(met(peer, &forged, false), homes[0], "round {round}");
         assert_eq!((through("table"), through("redirected")), (table + 1, redirected));
         assert_eq!(explained(&["--peer", "127.0.0.5", "--header", forged[0].trim_end()]), homes[0]);
         sticky_ok(&["trust", "remove", "10.0.0.0/8", "--at", "3000"]);

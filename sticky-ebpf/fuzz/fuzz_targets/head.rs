@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4);
     match (found, end.and_then(|end| std::str::from_utf8(&bytes[..end]).ok())) {
         // What it is not sure of, it leaves to the redirect.
-        (Verdict::Incomplete | Verdict::Strange, None) => {}
+        (Verdict::Incomplete | Verdict::TooLong | Verdict::Http2 | Verdict::Strange, None) => {}
         // Strange, but too short for the scan to see.
         (Verdict::Incomplete, Some(head)) => {
             assert_eq!(reference::verdict(&header, peer, head, trusted), Verdict::Strange, "{head:?}");

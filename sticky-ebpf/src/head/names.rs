@@ -3,8 +3,8 @@
 use super::words;
 use crate::forwarded::HeaderName;
 
-/// Words of the longest name that is looked for, and one in which it ends.
-const WORDS: usize = 7;
+/// Words of the longest name that is looked for: [`HeaderName::LONGEST`].
+const WORDS: usize = 6;
 
 /// A header that is looked into, or not passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,20 +54,29 @@ const fn spelled(name: &[u8]) -> [u64; WORDS] {
 }
 
 impl Names {
-    /// Looks for `client`, besides the names that are always looked for.
-    #[inline(always)]
-    pub fn new(client: &HeaderName) -> Self {
-        let mut names = Self {
-            client: spelled(client.as_str().as_bytes()),
+    /// Looks for no name yet.
+    pub const fn new() -> Self {
+        Self {
+            client: [0; WORDS],
             part: 0,
             is_client: false,
             is_connection: false,
             is_host: false,
             is_content_length: false,
             is_transfer_encoding: false,
-        };
-        names.restart();
-        names
+        }
+    }
+
+    /// Looks for `client`, besides the names that are always looked for.
+    #[inline(always)]
+    pub fn begin(&mut self, client: &HeaderName) {
+        let mut at = 0;
+        while at < WORDS {
+            let (word, count) = client.word(at);
+            self.client[at] = words::first(words::lower(word), count);
+            at += 1;
+        }
+        self.restart();
     }
 
     /// Whether none of a name has come by.
@@ -113,7 +122,7 @@ impl Names {
 
     /// Begins with another name.
     #[inline(always)]
-    pub fn restart(&mut self) {
+    fn restart(&mut self) {
         self.part = 0;
         self.is_client = true;
         self.is_connection = true;

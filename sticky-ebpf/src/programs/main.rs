@@ -1,11 +1,12 @@
 //! The kernel programs: thin entry points over the logic in the library.
 //!
 //! - `steer` runs for each new connection of a pool and selects the worker's socket;
+//! - `reader` does so for one of a trusted proxy, once its first request is there;
 //! - `bind4` and `bind6` give the sockets of `sticky run`'s workers `SO_REUSEPORT`;
 //! - `peer4` and `peer6` show workers the proxy or its client as the peer of the redirect's connections;
 //! - `listening` tells user space that a socket began or ceased to listen;
 //! - `empty` does nothing: the bench's zero point.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bind;
@@ -14,7 +15,11 @@ mod listening;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
 mod peer;
+#[cfg(target_arch = "bpf")]
+mod reader;
 #[cfg(target_arch = "bpf")]
 mod steer;
 

@@ -8,10 +8,15 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY};
 use aya_ebpf::helpers::bpf_sk_select_reuseport;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{self, Config, Event, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table};
+use sticky_ebpf::abi::{
+    self, Config, Event, MAX_GATED, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table,
+};
 use sticky_ebpf::client::Client;
+use sticky_ebpf::head::Scan;
+
+use crate::reader::Window;
 
 #[map]
 pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
@@ -26,6 +31,15 @@ pub(crate) static TRUSTED: LpmTrie<Client, u8> = LpmTrie::with_max_entries(MAX_T
 #[map]
 pub(crate) static RELAYED: HashMap<Source, Relay> =
     HashMap::with_max_entries(MAX_RELAYED as u32, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static GATED: LruHashMap<Source, Client> = LruHashMap::with_max_entries(MAX_GATED as u32, 0);
+#[map]
+pub(crate) static READER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// What [`crate::reader`] has no room for on its stack.
+#[map]
+pub(crate) static SCAN: PerCpuArray<Scan> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static REDIRECTED: Array<u64> = Array::with_max_entries(Event::ALL.len() as u32, 0);
 #[map]

@@ -1,29 +1,16 @@
-//! `steer`: SYN → client → slot → the worker's socket. A trusted proxy's SYN → the redirect's socket.
+//! `steer`: SYN → client → slot → the worker's socket. A trusted proxy's connection → the gate's sockets and then
+//! [`crate::reader`], or the redirect's socket.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::programs::{SkReuseportContext, SockContext};
-use aya_log_ebpf::trace;
-use sticky_ebpf::abi::{Outcome, REDIRECT, Source, slot_counter};
+use aya_ebpf::programs::SkReuseportContext;
+use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
-use crate::maps::{CONFIG, COUNTERS, RELAYED, SOCKETS, TABLES, TRUSTED};
-
-const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
-const ETH_P_IPV6: u32 = (0x86ddu16).to_be() as u32;
-const IPPROTO_TCP: u32 = 6;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-/// Where the source address stands in the header: RFC 791 section 3.1, RFC 8200 section 3.
-const IPV4_SOURCE: u32 = 12;
-const IPV6_SOURCE: u32 = 8;
+use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
+use crate::packet::{self, Segment, remote, remote_port, segment, source, source_port};
 
 /// Steers in silence.
 #[sk_reuseport(migrate)]
@@ -35,12 +22,7 @@ fn steer(ctx: SkReuseportContext) -> u32 {
 /// a log level rules out, and rejects what aya-log does there.
 #[sk_reuseport(migrate)]
 fn steer_traced(ctx: SkReuseportContext) -> u32 {
-    decide(&ctx, |client, choice| match choice {
-        Some(Choice { slot, outcome }) => {
-            trace!(&ctx, "{:i} gets slot {}, outcome {}", octets(client), slot, outcome as u32);
-        }
-        None => trace!(&ctx, "{:i} is refused: no worker is alive", octets(client)),
-    })
+    decide(&ctx, |client, choice| packet::log(&ctx, client, choice))
 }
 
 /// Always selects or drops: passing without a selection would let the kernel pick any socket of the group.
@@ -49,7 +31,9 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(config) = CONFIG.get(0) else { return SK_DROP };
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let migrating = ctx.migrating_sk();
-    let tally = Tally { counts: migrating.is_some() || opens(ctx) };
+    // The program also runs for what is left over of connections that are gone, which is not counted.
+    let opens = || packet::is_datagram(ctx) || segment(ctx) == Segment::Opening;
+    let mut tally = Tally { counts: migrating.is_some() || opens() };
     let client = match &migrating {
         Some(socket) => remote(socket),
         None => source(ctx),
@@ -65,28 +49,19 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
             Some(socket) => remote_port(socket),
             None => source_port(ctx),
         };
-        match proxied(ctx, client, port, &tally) {
+        match proxied(ctx, config, client, port, migrating.is_some(), &mut tally) {
             Proxied::No => {}
             Proxied::Decided(verdict) => return verdict,
-            Proxied::Unredirected => {
+            Proxied::Client(client) => hash = affine(config, client),
+            Proxied::Spread(outcome) => {
                 hash = spread(config, client, port);
-                decided = Some(Outcome::Unredirected);
+                decided = Some(outcome);
             }
         }
     }
     let choice = choose(config, table, hash, |slot| SOCKETS.select(ctx, slot));
     log(client, choice);
-    match choice {
-        Some(Choice { slot, outcome }) => {
-            tally.count(decided.unwrap_or(outcome).counter());
-            tally.count(slot_counter(slot));
-            SK_PASS
-        }
-        None => {
-            tally.count(Outcome::Refused.counter());
-            SK_DROP
-        }
-    }
+    tally.verdict(choice, decided)
 }
 
 /// What trusted proxies have to do with a connection.
@@ -95,32 +70,57 @@ enum Proxied {
     No,
     /// All is done.
     Decided(u32),
-    /// It comes from one, and there is no redirect.
-    Unredirected,
+    /// The gate let it in, for this client.
+    Client(Client),
+    /// It comes from one, and nobody looks for its client.
+    Spread(Outcome),
 }
 
-/// The redirect's own connections go to their slot or nowhere: when its worker is gone, the redirect chooses again.
+/// The redirect's own connections go to their slot or nowhere: when its worker is gone, the redirect chooses again. Where
+/// no redirect is left, what stands in its map means nothing.
 #[inline(always)]
-fn proxied(ctx: &SkReuseportContext, peer: Client, port: u16, tally: &Tally) -> Proxied {
+fn proxied(
+    ctx: &SkReuseportContext,
+    config: &Config,
+    peer: Client,
+    port: u16,
+    migrating: bool,
+    tally: &mut Tally,
+) -> Proxied {
+    let source = Source::new(peer, port);
     // SAFETY: an entry is not changed while its connection is made.
-    if let Some(relay) = unsafe { RELAYED.get(Source::new(peer, port)) } {
-        return Proxied::Decided(if SOCKETS.select(ctx, relay.slot) {
-            tally.count(Outcome::Relayed.counter());
-            tally.count(slot_counter(relay.slot));
-            SK_PASS
-        } else {
-            tally.count(Outcome::Refused.counter());
-            SK_DROP
-        });
+    if let Some(relay) = unsafe { RELAYED.get(source) } {
+        let selected = SOCKETS.select(ctx, relay.slot);
+        if selected || SOCKETS.select(ctx, REDIRECT) {
+            return Proxied::Decided(tally.relayed(relay.slot, selected));
+        }
     }
     if TRUSTED.get(Key::new(128, peer)).is_none() {
         return Proxied::No;
+    }
+    if migrating {
+        // SAFETY: as above.
+        if let Some(client) = unsafe { GATED.get(source) } {
+            return Proxied::Client(*client);
+        }
+    } else if config.proxies.gated() {
+        match segment(ctx) {
+            Segment::Opening if SOCKETS.select(ctx, GATE) => return Proxied::Decided(SK_PASS),
+            Segment::Bare if SOCKETS.select(ctx, SINK) => return Proxied::Decided(SK_PASS),
+            Segment::Closing => {
+                tally.counts = true;
+                return Proxied::Spread(Outcome::Silent);
+            }
+            // SAFETY: nothing here waits to be dropped. Without a reader it returns.
+            Segment::Data { .. } => unsafe { READER.tail_call(ctx, 0) },
+            Segment::Opening | Segment::Bare => {}
+        }
     }
     if SOCKETS.select(ctx, REDIRECT) {
         tally.count(Outcome::Redirected.counter());
         return Proxied::Decided(SK_PASS);
     }
-    Proxied::Unredirected
+    Proxied::Spread(Outcome::Unredirected)
 }
 
 /// The zero point of the bench.
@@ -129,98 +129,16 @@ fn empty(_: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// The client of a connection that is leaving a closed listener's queue: the packet is empty then.
-#[inline(always)]
-fn remote(socket: &SockContext) -> Option<Client> {
-    let socket = socket.sock;
-    // SAFETY: the kernel's pointer is not null, and the verifier checks each of these fields.
-    unsafe {
-        match (*socket).family {
-            AF_INET => Some(Client::v4((*socket).dst_ip4)),
-            AF_INET6 => {
-                let [a, b, c, d] = [
-                    u64::from((*socket).dst_ip6[0]),
-                    u64::from((*socket).dst_ip6[1]),
-                    u64::from((*socket).dst_ip6[2]),
-                    u64::from((*socket).dst_ip6[3]),
-                ];
-                Some(Client::v6([b << 32 | a, d << 32 | c]))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// The port of [`remote`], in network byte order.
-#[inline(always)]
-fn remote_port(socket: &SockContext) -> u16 {
-    // SAFETY: as in `remote`.
-    unsafe { (*socket.sock).dst_port }
-}
-
-/// The port a packet comes from, in network byte order: the first field of the TCP and the UDP header.
-#[inline(always)]
-fn source_port(ctx: &SkReuseportContext) -> u16 {
-    let mut port = 0u16;
-    // SAFETY: the helper fills all of `port`; what it reads begins with the transport header.
-    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 0, (&raw mut port).cast(), size_of::<u16>() as u32) };
-    port
-}
-
-/// The client a packet comes from.
-#[inline(always)]
-fn source(ctx: &SkReuseportContext) -> Option<Client> {
-    match ctx.eth_protocol() {
-        ETH_P_IP => load(ctx, IPV4_SOURCE).map(Client::v4),
-        ETH_P_IPV6 => load(ctx, IPV6_SOURCE).map(Client::v6),
-        _ => None,
-    }
-}
-
-/// A part of the packet, from `offset` into its network header, as it lies in memory.
-#[inline(always)]
-fn load<T: Word>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
-    let mut part = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper fills all of `part`.
-    let error = unsafe {
-        bpf_skb_load_bytes_relative(
-            ctx.as_ptr(),
-            offset,
-            part.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-            BPF_HDR_START_NET,
-        )
-    };
-    // SAFETY: filled, with zeros on an error, and any bytes are a `Word`.
-    (error == 0).then(|| unsafe { part.assume_init() })
-}
-
-/// What can be read from a packet: any bytes are a value.
-trait Word: Copy {}
-impl Word for u32 {}
-impl Word for [u64; 2] {}
-
-/// Whether the packet opens a connection, or is a datagram. The program also runs for what is left over of connections
-/// that are gone, and for the ACK that brings a SYN cookie back: RFC 9293 section 3.1 has the flags.
-#[inline(always)]
-fn opens(ctx: &SkReuseportContext) -> bool {
-    const SYN: u8 = 2;
-    let mut flags = 0u8;
-    // SAFETY: the helper fills `flags`; what it reads begins with the transport header.
-    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 13, (&raw mut flags).cast(), 1) };
-    ctx.ip_protocol() != IPPROTO_TCP || flags & SYN != 0
-}
-
 /// Counts what is decided about connections, and nothing about stray packets.
-struct Tally {
-    counts: bool,
+pub(crate) struct Tally {
+    pub(crate) counts: bool,
 }
 
 impl Tally {
     /// Adds one to a counter, by a lookup: indexing into one large element is arithmetic on pointers, of which the
     /// verifier allows less to a loader without CAP_PERFMON.
     #[inline(always)]
-    fn count(&self, counter: u32) {
+    pub(crate) fn count(&self, counter: u32) {
         if self.counts
             && let Some(count) = COUNTERS.get_ptr_mut(counter)
         {
@@ -228,13 +146,30 @@ impl Tally {
             unsafe { *count += 1 }
         }
     }
-}
 
-/// The client's address in network byte order, for a log line.
-#[inline(always)]
-fn octets(client: Client) -> [u8; 16] {
-    let [high, low] = client.words().map(u64::to_ne_bytes);
-    let [a, b, c, d, e, f, g, h] = high;
-    let [i, j, k, l, m, n, o, p] = low;
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    /// Counts a choice, by its own outcome if no other `decided` before, and passes what was selected.
+    #[inline(always)]
+    pub(crate) fn verdict(&self, choice: Option<Choice>, decided: Option<Outcome>) -> u32 {
+        match choice {
+            Some(Choice { slot, outcome }) => {
+                self.count(decided.unwrap_or(outcome).counter());
+                self.count(slot_counter(slot));
+                SK_PASS
+            }
+            None => {
+                self.count(Outcome::Refused.counter());
+                SK_DROP
+            }
+        }
+    }
+
+    /// The same for a connection of our own to `slot`. The gate's cork counts for nothing.
+    #[inline(always)]
+    fn relayed(&self, slot: Slot, selected: bool) -> u32 {
+        if slot < MAX_SLOTS as Slot {
+            let choice = Choice { slot, outcome: Outcome::Relayed };
+            return self.verdict(selected.then_some(choice), None);
+        }
+        if selected { SK_PASS } else { SK_DROP }
+    }
 }

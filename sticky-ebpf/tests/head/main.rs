@@ -28,6 +28,8 @@ fn told(verdict: Verdict) -> String {
         Verdict::Client(client) => format!("alone {}", IpAddr::from(client)),
         Verdict::Shared(client) => format!("shared {}", IpAddr::from(client)),
         Verdict::Incomplete => "incomplete".into(),
+        Verdict::TooLong => "too long".into(),
+        Verdict::Http2 => "HTTP/2".into(),
         Verdict::Strange => "strange".into(),
     }
 }
@@ -76,7 +78,8 @@ const TABLE: &[(&str, &str)] = &[
     ("|X-Forwarded-For: 203.0.113", "incomplete"),
     ("|X-Forwarded-F", "incomplete"),
     // Not ordinary.
-    ("PRI * HTTP/2.0~~SM~~", "strange"),
+    ("PRI * HTTP/2.0~~SM~~", "HTTP/2"),
+    ("PRI * H", "incomplete"),
     ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}", "strange"),
     ("BREW / HTTP/1.1~Host: a~~", "strange"),
     ("get / HTTP/1.1~Host: a~~", "strange"),
@@ -133,7 +136,7 @@ fn a_head_is_looked_at_to_its_limit() {
     };
     let longest = LONGEST as usize;
     assert_eq!(told(scan(head(longest))), "alone 10.0.0.1");
-    assert_eq!(told(scan(head(longest + 1))), "incomplete");
+    assert_eq!(told(scan(head(longest + 1))), "too long");
     let lines = |count| format!("GET / HTTP/1.0\r\n{}\r\n", "X-A: b\r\n".repeat(count));
     assert_eq!(told(scan(lines(100))), "alone 10.0.0.1");
     assert_eq!(told(scan(lines(101))), "strange");

@@ -8,7 +8,8 @@ use sticky_ebpf::head::Verdict;
 
 /// What the complete head `head`, with its empty line, says of a connection from `peer`.
 pub fn verdict(header: &HeaderName, peer: Client, head: &str, trusted: fn(Client) -> bool) -> Verdict {
-    read(header, peer, head, trusted).unwrap_or(Verdict::Strange)
+    let other = if head.starts_with("PRI * HT") { Verdict::Http2 } else { Verdict::Strange };
+    read(header, peer, head, trusted).unwrap_or(other)
 }
 
 fn read(header: &HeaderName, peer: Client, head: &str, trusted: fn(Client) -> bool) -> Option<Verdict> {

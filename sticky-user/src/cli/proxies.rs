@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use sticky_ebpf::abi::{Proxies, ProxyProtocol};
+use sticky_ebpf::abi::{Proxies, ProxyProtocol, Sharing};
 use sticky_ebpf::forwarded::HeaderName;
 
 use crate::group::Target;
@@ -30,9 +30,20 @@ pub struct ProxyArgs {
     #[arg(long, value_name = "strip|pass", requires = "trust", value_parser = parse_proxy_protocol)]
     proxy_protocol: Option<ProxyProtocol>,
 
+    /// What they do with connections: `auto`, keep them for several clients unless what they send says otherwise
+    /// (`Connection: close`, HTTP/1.0, an upgrade); `exclusive`, have one for each client; `shared`, keep them whatever
+    /// they say [default: auto]
+    #[arg(long, value_name = "auto|exclusive|shared", requires = "trust", value_parser = parse_sharing)]
+    proxy_connections: Option<Sharing>,
+
     /// Show workers the client as their peer, instead of the proxy
     #[arg(long, requires = "trust")]
     real_client_address: bool,
+
+    /// Leave connections of proxies in TIME_WAIT, instead of ending them so that the next ones of the same port are
+    /// decided in the kernel
+    #[arg(long, hide_short_help = true)]
+    pub keep_time_wait: bool,
 
     /// The most bytes of a request's head
     #[arg(long, value_name = "BYTES", default_value_t = 32768, value_parser = at_least_1, hide_short_help = true)]
@@ -67,6 +78,7 @@ impl ProxyArgs {
         }
         let mut proxies = Proxies::NONE
             .with_protocol(self.proxy_protocol)
+            .with_sharing(self.proxy_connections.unwrap_or(Sharing::Auto))
             .with_real_client_address(self.real_client_address);
         if let Some(header) = self.client_header {
             proxies.header = header;
@@ -143,6 +155,15 @@ fn parse_proxy_protocol(text: &str) -> Result<ProxyProtocol, String> {
             Err("expected `strip` (the worker gets what follows it) or `pass` (the worker gets it too)"
                 .into())
         }
+    }
+}
+
+fn parse_sharing(text: &str) -> Result<Sharing, String> {
+    match text {
+        "auto" => Ok(Sharing::Auto),
+        "exclusive" => Ok(Sharing::Exclusive),
+        "shared" => Ok(Sharing::Shared),
+        _ => Err("expected `auto`, `exclusive` or `shared`".into()),
     }
 }
 

@@ -8,8 +8,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, REDIRECT, Relay, Slot, Source, TABLE_LEN, Table, VERSION,
-    maps, slot_counter,
+    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Relay, Slot, Source, TABLE_LEN, Table, VERSION, maps,
+    slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -110,10 +110,10 @@ impl Pins {
         self.sockets.insert(u32::from(slot), socket as u64, 0)
     }
 
-    /// Takes the redirect's socket out, so that no more connections are sent to it.
-    pub fn withdraw_redirect(&mut self) -> Result<()> {
-        match self.sockets.remove(&u32::from(REDIRECT)) {
-            Err(error) if !matches!(error, MapError::KeyNotFound) && self.cookie(REDIRECT)?.is_some() => {
+    /// Takes a socket of our own out of the array, so that no more connections are sent to it.
+    pub fn withdraw(&mut self, slot: Slot) -> Result<()> {
+        match self.sockets.remove(&u32::from(slot)) {
+            Err(error) if !matches!(error, MapError::KeyNotFound) && self.cookie(slot)?.is_some() => {
                 Err(error.into())
             }
             _ => Ok(()),

@@ -26,7 +26,12 @@ impl Events {
 
     /// Counts one.
     pub fn count(&self, event: Event) {
-        self.counter(event).fetch_add(1, Ordering::Relaxed);
+        self.add(event, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&self, event: Event, count: u64) {
+        self.counter(event).fetch_add(count, Ordering::Relaxed);
     }
 
     /// Writes what has changed to where `status` looks.

@@ -1,10 +1,11 @@
 //! One thread of the redirect: takes connections in and serves each to its end.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -31,10 +32,18 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long to wait when no connection can be accepted, for want of descriptors say.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where connections come in.
+pub struct Door {
+    /// A listening socket.
+    pub listener: StdTcpListener,
+    /// What a connection counts as, beyond being one.
+    pub event: Option<Event>,
+}
+
 /// What a thread is started with.
 pub struct Plan {
     /// Shared with the other threads: whoever is idle takes the next connection.
-    pub listener: StdTcpListener,
+    pub doors: Vec<Door>,
     /// Client → slot.
     pub choice: Choice,
     /// Slot → connection to the worker.
@@ -82,13 +91,13 @@ impl Drop for Place {
 impl Plan {
     /// Serves what comes in until told to stop, and then what is there.
     pub fn run(self) -> Result<()> {
-        let Self { listener, choice, upstream, events, pins, limits, stop, room } = self;
+        let Self { doors, choice, upstream, events, pins, limits, stop, room } = self;
         let (upstream, tasks) = (Rc::new(upstream), TaskTracker::new());
         let lane = Rc::new(Lane { choice, upstream, events, limits, stop, tasks });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         LocalSet::new().block_on(&runtime, async {
             let ticks = tokio::task::spawn_local(Rc::clone(&lane).tick(Arc::clone(&pins)));
-            accept(&lane, TcpListener::from_std(listener)?, room).await;
+            accept(&lane, doors, room).await?;
             lane.tasks.close();
             let _ = timeout(limits.grace, lane.tasks.wait()).await;
             ticks.abort();
@@ -123,7 +132,23 @@ impl Lane {
 }
 
 /// Takes connections in until told to stop, and those that wait at that moment.
-async fn accept(lane: &Rc<Lane>, listener: TcpListener, room: Arc<Semaphore>) {
+async fn accept(lane: &Rc<Lane>, doors: Vec<Door>, room: Arc<Semaphore>) -> Result<()> {
+    let mut listeners = Vec::new();
+    for Door { listener, event } in doors {
+        listeners.push((TcpListener::from_std(listener)?, event));
+    }
+    let take = |(accepted, event): (io::Result<_>, Option<Event>), permit| match accepted {
+        Ok((stream, peer)) => {
+            event.into_iter().for_each(|event| lane.events.count(event));
+            lane.serve(stream, peer, permit);
+            true
+        }
+        Err(error) => {
+            static TOLD: Seldom = Seldom::new();
+            TOLD.say(format_args!("the redirect cannot accept a connection: {error}"));
+            false
+        }
+    };
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&room).acquire_owned() => permit,
@@ -131,21 +156,33 @@ async fn accept(lane: &Rc<Lane>, listener: TcpListener, room: Arc<Semaphore>) {
         };
         let Ok(permit) = permit else { break };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => lane.serve(stream, peer, permit),
-                Err(error) => {
-                    static TOLD: Seldom = Seldom::new();
-                    TOLD.say(format_args!("the redirect cannot accept a connection: {error}"));
-                    sleep(PAUSE).await;
-                }
+            next = poll_fn(|cx| poll_next(&listeners, cx)) => if !take(next, permit) {
+                sleep(PAUSE).await;
             },
             () = lane.stop.cancelled() => break,
         }
     }
     while let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
-        match poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
-            Poll::Ready(Ok((stream, peer))) => lane.serve(stream, peer, permit),
-            Poll::Ready(Err(_)) | Poll::Pending => break,
+        let waiting = poll_fn(|cx| Poll::Ready(poll_next(&listeners, cx))).await;
+        let Poll::Ready(next) = waiting else { break };
+        if !take(next, permit) {
+            break;
         }
     }
+    Ok(())
+}
+
+type Accepted = io::Result<(TcpStream, SocketAddr)>;
+
+/// The next connection at any of the listeners.
+fn poll_next(
+    listeners: &[(TcpListener, Option<Event>)],
+    cx: &mut Context<'_>,
+) -> Poll<(Accepted, Option<Event>)> {
+    for (listener, event) in listeners {
+        if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+            return Poll::Ready((accepted, *event));
+        }
+    }
+    Poll::Pending
 }

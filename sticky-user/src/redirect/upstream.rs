@@ -22,9 +22,9 @@ use tokio::task::AbortHandle;
 
 use super::guard::poll_write_parts;
 use super::message::{Sending, Upload};
-use super::socket;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::pool::socket;
 use crate::say::Seldom;
 
 /// How long a connection to a worker may wait for its next request.

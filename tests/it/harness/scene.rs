@@ -16,7 +16,7 @@ pub const POOL: &str = "127.0.0.1:3000";
 /// The peer that is trusted.
 pub const PROXY: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// Two workers, which are the test itself, steered by `sticky attach`. What ends first comes first.
+/// Two workers, which are the test itself, steered by `sticky attach`, with a redirect for all that the proxy sends. What ends first comes first.
 pub struct Scene {
     pub sticky: Process,
     pub workers: Workers,
@@ -41,7 +41,10 @@ impl Scene {
     pub fn new(options: &[&str]) -> Self {
         let net = net::isolate();
         let workers = Workers::new(2);
-        let sticky = start_sticky(&[&["attach", "3000", "--trust", "127.0.0.1/32"], options].concat());
+        let sticky = start_sticky(
+            &[&["attach", "3000", "--trust", "127.0.0.1/32", "--proxy-connections", "shared"], options]
+                .concat(),
+        );
         sticky.wait_for("[::]:3000 trusts ");
         sticky.wait_for("is steered: 2 workers");
         Self { sticky, workers, _net: net }

@@ -1,6 +1,6 @@
 //! HAProxy, which shares connections among clients unless it is told not to, speaks HTTP/2, and the PROXY protocol.
 
-use super::{CLIENTS, check, check_headers, counted, echo, requests, run};
+use super::{CLIENTS, check, check_headers, counted, echo, gated, requests, run};
 use crate::harness::process::outcome;
 use crate::harness::proxy::haproxy;
 use crate::harness::{app, net};
@@ -11,7 +11,7 @@ fn connections_that_are_kept_and_shared() {
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("", "");
     let (visits, pool) = check(requests(10_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.1");
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
 }
 
@@ -21,9 +21,29 @@ fn a_connection_for_each_client() {
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("http-reuse never", "");
     let (visits, pool) = check(requests(2_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.1");
     assert_eq!(counted(&pool, "shared"), 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") >= CLIENTS as u64, "{pool:#?}");
+}
+
+#[test]
+fn a_connection_for_each_client_which_sticky_is_told() {
+    let _net = net::isolate();
+    let _sticky = echo(&["--proxy-connections", "exclusive"], &[]);
+    let _haproxy = haproxy("http-reuse never", "");
+    let (visits, pool) = check(requests(2_000));
+    check_headers(&visits, "1.1");
+    gated(&pool, CLIENTS);
+}
+
+#[test]
+fn a_connection_for_each_request() {
+    let _net = net::isolate();
+    let _sticky = echo(&[], &[]);
+    let _haproxy = haproxy("option httpclose", "");
+    let (visits, pool) = check(requests(2_000));
+    check_headers(&visits, "1.1");
+    gated(&pool, visits.len());
 }
 
 #[test]
@@ -32,7 +52,7 @@ fn http_2() {
     let _sticky = echo(&[], &[]);
     let _haproxy = haproxy("http-reuse always", "proto h2");
     let (visits, pool) = check(requests(2_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.1");
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") < CLIENTS as u64, "nothing was multiplexed: {pool:#?}");
 }

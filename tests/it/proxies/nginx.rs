@@ -1,6 +1,6 @@
 //! nginx, which by default makes a connection for each request, in HTTP/1.0.
 
-use super::{check, check_headers, counted, echo, requests};
+use super::{check, check_headers, counted, echo, gated, requests};
 use crate::harness::net;
 use crate::harness::process::outcome;
 use crate::harness::proxy::nginx;
@@ -13,7 +13,17 @@ fn a_connection_for_each_request() {
     let _sticky = echo(&[], &[]);
     let _nginx = nginx("", "");
     let (visits, pool) = check(requests(2_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.0");
+    gated(&pool, visits.len());
+}
+
+#[test]
+fn a_connection_for_each_request_and_no_gate() {
+    let _net = net::isolate();
+    let _sticky = echo(&["--proxy-connections", "shared"], &[]);
+    let _nginx = nginx("", "");
+    let (visits, pool) = check(requests(2_000));
+    check_headers(&visits, "1.1");
     assert_eq!(outcome(&pool, "redirected"), visits.len() as u64);
     assert_eq!(counted(&pool, "shared"), 0);
     assert!(
@@ -23,12 +33,22 @@ fn a_connection_for_each_request() {
 }
 
 #[test]
+fn workers_of_ipv4_alone_behind_the_gate() {
+    let _net = net::isolate();
+    let _sticky = echo(&[], &["0.0.0.0"]);
+    let _nginx = nginx("", "");
+    let (visits, pool) = check(requests(2_000));
+    check_headers(&visits, "1.0");
+    gated(&pool, visits.len());
+}
+
+#[test]
 fn connections_that_are_kept_and_shared() {
     let _net = net::isolate();
     let _sticky = echo(&[], &[]);
     let _nginx = nginx("keepalive 32;", KEPT);
     let (visits, pool) = check(requests(10_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.1");
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
     assert!(outcome(&pool, "redirected") < visits.len() as u64, "{pool:#?}");
 }
@@ -39,5 +59,5 @@ fn workers_of_ipv4_alone() {
     let _sticky = echo(&[], &["0.0.0.0"]);
     let _nginx = nginx("keepalive 32;", KEPT);
     let (visits, _) = check(requests(2_000));
-    check_headers(&visits);
+    check_headers(&visits, "1.1");
 }

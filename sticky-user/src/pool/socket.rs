@@ -1,4 +1,4 @@
-//! The redirect's listening socket: one more member of the pool's reuseport group.
+//! Listening sockets of our own, the redirect's and the gate's: more members of the pool's reuseport group.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;

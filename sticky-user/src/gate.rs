@@ -1,0 +1,155 @@
+//! The gate: two more listening sockets in the group, that make the kernel wait for a proxy's first request.
+//!
+//! ```text
+//! SYN ───────────▶ gate   its queue is full, so the kernel answers with a SYN cookie and forgets it
+//! ACK ───────────▶ sink   its filter drops it, which nobody notices
+//! first request ─▶ the client's worker, whose socket takes the cookie and the connection, request and all
+//! ```
+//!
+//! What keeps the queue full are the [`cork`]s. A SYN gets no cookie where a connection of the same addresses and ports
+//! is in TIME_WAIT: it waits for its request at the gate, and the redirect takes it from there. [`reap`] keeps that rare.
+
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::net::listen;
+use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
+
+use crate::pool::id::PoolId;
+use crate::pool::pins::Pins;
+use crate::pool::socket;
+use crate::say::Seldom;
+use crate::sys;
+
+mod cork;
+mod reap;
+
+use cork::Corks;
+pub use reap::Reaper;
+
+/// How many connections without a cookie may wait to be taken from the gate. As many requests, and one more, have to be
+/// in its other queue for that to be full.
+const BACKLOG: i32 = 15;
+/// Connections that may wait at the sink, where none comes while the program steers.
+const SINK_BACKLOG: i32 = 128;
+/// How often is looked for connections in TIME_WAIT.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How long after the last connection. They stay for 60 s: `TCP_TIMEWAIT_LEN`.
+const SWEPT: Duration = Duration::from_secs(70);
+/// How often is looked whether the corks are there.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// The gate's sockets: they listen, and nobody is sent there yet.
+pub struct Sockets {
+    /// Where SYNs go.
+    pub gate: OwnedFd,
+    /// Where ACKs go.
+    pub sink: OwnedFd,
+}
+
+impl Sockets {
+    /// Opens them in the pool's group, among the sockets of user `uid`.
+    ///
+    /// Should the program be taken off the group, the kernel sends anybody here too. So even then they hold nothing
+    /// back but the ACK of a handshake, and who comes in is served by the redirect.
+    pub fn open(id: &PoolId, uid: u32) -> Result<Self> {
+        let (gate, sink) = (socket::open(id, uid)?, socket::open(id, uid)?);
+        sys::set_tcp_defer_accept(&gate, i32::MAX)?;
+        sys::drop_bare_acks(&sink)?;
+        listen(&gate, BACKLOG)?;
+        listen(&sink, SINK_BACKLOG)?;
+        Ok(Self { gate, sink })
+    }
+}
+
+/// Whether the kernel answers with SYN cookies when a queue is full: `net.ipv4.tcp_syncookies`, for IPv6 too.
+pub fn has_cookies() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").is_ok_and(|value| value.trim() != "0")
+}
+
+/// An open gate. Dropped, it closes: the program sends nobody there any more.
+pub struct Gate {
+    pins: Pins,
+    /// Dropped, it ends the keeper.
+    stop: Option<Sender<()>>,
+    keeper: Option<thread::JoinHandle<()>>,
+}
+
+impl Gate {
+    /// Opens the gate of the pool `id`, pinned in `dir`, whose program knows trusted proxies already.
+    pub fn open(id: &PoolId, dir: &Path, sockets: &Sockets, reaper: Option<Reaper>) -> Result<Self> {
+        let mut pins = Pins::open(dir)?;
+        pins.place(GATE, sockets.gate.as_raw_fd()).context("the gate's socket cannot be placed")?;
+        pins.place(SINK, sockets.sink.as_raw_fd()).context("the sink's socket cannot be placed")?;
+        let (stop, stopped) = channel();
+        let mut gate = Self { pins, stop: Some(stop), keeper: None };
+        let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
+        let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, seen: 0, moved: Instant::now() };
+        gate.keeper = Some(thread::Builder::new().name("gate".into()).spawn(move || keeper.keep(&stopped))?);
+        gate.set(abi::Gate::Open)?;
+        Ok(gate)
+    }
+
+    fn set(&mut self, gate: abi::Gate) -> Result<()> {
+        let config = self.pins.config()?;
+        self.pins.write(&Config { proxies: config.proxies.with_gate(gate), ..config })
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // First nobody is sent here, then nobody can be. A detached pool has no maps any more.
+        let _ = self.set(abi::Gate::Closed);
+        let _ = self.pins.withdraw(SINK).and_then(|()| self.pins.withdraw(GATE));
+        self.stop = None;
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// What the gate needs while it is open.
+struct Keeper {
+    pins: Pins,
+    corks: Corks,
+    reaper: Option<Reaper>,
+    /// Connections of proxies so far.
+    seen: u64,
+    /// When the last of them came.
+    moved: Instant,
+}
+
+impl Keeper {
+    fn keep(mut self, stopped: &Receiver<()>) {
+        static TOLD: Seldom = Seldom::new();
+        let mut checked = Instant::now();
+        while stopped.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
+            if let Err(error) = self.sweep() {
+                TOLD.say(format_args!("connections in TIME_WAIT cannot be ended: {error:#}"));
+            }
+            if checked.elapsed() >= CHECK {
+                checked = Instant::now();
+                if let Err(error) = self.corks.renew() {
+                    TOLD.say(format_args!(
+                        "the gate's cork cannot be renewed, its connections are redirected: {error:#}"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        let Some(reaper) = &mut self.reaper else { return Ok(()) };
+        let seen = [Outcome::Gated, Outcome::Redirected, Outcome::Silent];
+        let seen = seen.into_iter().map(|outcome| self.pins.outcome(outcome)).sum::<Result<u64>>()?;
+        if std::mem::replace(&mut self.seen, seen) != seen {
+            self.moved = Instant::now();
+        }
+        if self.moved.elapsed() < SWEPT { reaper.reap(&self.pins) } else { Ok(()) }
+    }
+}

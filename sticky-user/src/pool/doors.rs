@@ -1,0 +1,146 @@
+//! Sockets of our own in a pool's group, for trusted proxies: the redirect's, and the gate's where there can be one.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Error, Result};
+use aya::maps::{MapData, ProgramArray};
+use aya::programs::SkReuseport;
+use rustix::net::sockopt;
+use sticky_ebpf::abi::{Config, Gate as State, Sharing, maps};
+
+use super::{Pool, steer};
+use crate::gate::{self, Gate, Reaper};
+use crate::group::Member;
+use crate::kernel;
+use crate::redirect::{Redirect, peers::Peers};
+use crate::say::say;
+use crate::trust;
+
+/// How long to wait before the redirect is tried again. Its very attempt wakes whoever waits for listeners.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What a pool has opened for trusted proxies.
+#[derive(Default)]
+pub struct Doors {
+    gate: Option<Gate>,
+    redirect: Option<Redirect>,
+    /// The cookies of their sockets.
+    cookies: Vec<u64>,
+    /// Leads the program to the one that reads requests, for as long as it is open.
+    reader: Option<ProgramArray<MapData>>,
+    /// When to try to open the redirect once more.
+    retry: Option<Instant>,
+    peers: Peers,
+}
+
+impl Pool {
+    /// Opens the redirect and the gate once somebody is trusted. `members` are the group's sockets; they open beside the
+    /// first of them that is in a slot.
+    ///
+    /// They stay when nobody is trusted any more, for the connections that are there: nobody else is sent to them.
+    pub fn serve_proxies(&mut self, members: &[Member]) -> Result<()> {
+        let waiting = self.doors.retry.is_some_and(|at| at > Instant::now());
+        if self.lacks_redirect() && !waiting {
+            self.doors.retry = Some(Instant::now() + RETRY);
+            let cookies = self.pins.cookies()?;
+            let placed = members.iter().find(|member| cookies.contains(&Some(member.listener.cookie)));
+            let Some(member) = placed else {
+                self.doors.retry = None;
+                return Ok(());
+            };
+            self.open_doors(member.listener.uid)?;
+            say(format_args!("{} trusts {}", self.id, trust::List(&self.pins.trusted()?)));
+        }
+        if self.doors.redirect.is_some() {
+            self.doors.peers.show(&mut self.program, members);
+        }
+        Ok(())
+    }
+
+    /// Whether somebody is trusted whose connections nobody takes.
+    pub fn lacks_redirect(&self) -> bool {
+        self.doors.redirect.is_none() && self.pins.trusted().is_ok_and(|trusted| !trusted.is_empty())
+    }
+
+    /// Whether a socket is our own, and no worker's.
+    pub fn is_own(&self, cookie: u64) -> bool {
+        self.doors.cookies.contains(&cookie)
+    }
+
+    /// Closes the gate and takes the redirect away, for its connections to end in their time.
+    pub fn take_redirect(&mut self) -> Option<Redirect> {
+        self.doors.gate = None;
+        self.doors.redirect.take()
+    }
+
+    /// Opens them among the sockets of user `uid`.
+    fn open_doors(&mut self, uid: u32) -> Result<()> {
+        let sockets = self.prepare_gate(uid);
+        let gate = sockets.as_ref().ok();
+        let (program, steering) = (&mut self.program, &self.steering);
+        let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
+        let redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
+        let config = self.pins.config()?;
+        let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
+        let proxies = config.proxies.trusting_somebody().with_gate(state);
+        self.pins.write(&Config { proxies, ..config })?;
+        self.doors.cookies = vec![redirect.cookie];
+        if let Some(sockets) = gate {
+            for socket in [&sockets.gate, &sockets.sink] {
+                self.doors.cookies.push(sockopt::socket_cookie(socket)?);
+            }
+            let events = Arc::clone(&redirect.events);
+            let reaper = if steering.keep_time_wait { None } else { Reaper::new(&self.id, events) };
+            match Gate::open(&self.id, &self.dir, sockets, reaper) {
+                Ok(gate) => self.doors.gate = Some(gate),
+                Err(error) => {
+                    let config = self.pins.config()?;
+                    let proxies = config.proxies.with_gate(no_gate(State::NoSockets, &error));
+                    self.pins.write(&Config { proxies, ..config })?;
+                }
+            }
+        }
+        self.doors.redirect = Some(redirect);
+        Ok(())
+    }
+
+    /// The gate's sockets, with the program that reads requests in its place; or why there is no gate.
+    fn prepare_gate(&mut self, uid: u32) -> Result<gate::Sockets, State> {
+        let config = self.pins.config().map_err(|error| no_gate(State::NoSockets, &error))?;
+        if config.proxies.sharing() == Sharing::Shared || config.proxies.protocol().is_some() {
+            return Err(State::Useless);
+        }
+        if !gate::has_cookies() {
+            return Err(no_gate(State::NoCookies, &Error::msg("`net.ipv4.tcp_syncookies` is 0")));
+        }
+        self.load_reader().map_err(|error| no_gate(State::NoReader, &error))?;
+        gate::Sockets::open(&self.id, uid).map_err(|error| no_gate(State::NoSockets, &error))
+    }
+
+    fn load_reader(&mut self) -> Result<()> {
+        if self.doors.reader.is_some() {
+            return Ok(());
+        }
+        let name = if self.steering.trace { "reader_traced" } else { "reader" };
+        let program = self.program.program_mut(name);
+        let program: &mut SkReuseport =
+            program.with_context(|| format!("the object has no program `{name}`"))?.try_into()?;
+        if program.fd().is_err() {
+            program.load().map_err(kernel::rejected)?;
+        }
+        let program = program.fd()?.try_clone()?;
+        let reader = self.program.take_map(maps::READER).context("the object has no map for the reader")?;
+        let mut reader = ProgramArray::try_from(reader)?;
+        reader.set(0, &program, 0)?;
+        self.doors.reader = Some(reader);
+        Ok(())
+    }
+}
+
+/// Tells that there is no gate, and why.
+fn no_gate(state: State, why: &Error) -> State {
+    say(format_args!("no connection of a proxy is decided in the kernel, all are redirected: {why:#}"));
+    state
+}
