@@ -33,7 +33,7 @@ pub const REDIRECT: Slot = MAX_SLOTS as Slot;
 /// The index of the gate's listening socket, which answers SYNs with cookies.
 pub const GATE: Slot = REDIRECT + 1;
 
-/// The index of the sink's, which swallows ACKs without data.
+/// The index of the sink's, which swallows segments that nothing can be made of yet.
 pub const SINK: Slot = REDIRECT + 2;
 
 /// Entries of the socket array: the slots, and sockets of our own.
@@ -45,7 +45,8 @@ pub const MAX_TRUSTED: usize = 1024;
 /// The most connections of the redirect to workers at a time.
 pub const MAX_RELAYED: usize = 1 << 16;
 
-/// The most connections whose client is remembered after the gate sent them to a worker; the oldest are forgotten.
+/// The most connections that are remembered after they came to the gate, and after it sent them to a worker, with their
+/// client; the oldest are forgotten.
 pub const MAX_GATED: usize = 1 << 14;
 
 /// Names of maps and programs: in the object, and as files of the pool's directory.
@@ -64,6 +65,8 @@ pub mod maps {
     pub const RELAYED: &str = "RELAYED";
     /// `LruHashMap<Source, Client>`: connections that the gate sent to workers, and their clients.
     pub const GATED: &str = "GATED";
+    /// Connections that were just sent to the gate; not pinned.
+    pub const OPENED: &str = "OPENED";
     /// Program array of one: the program that reads a first segment, while there is a gate; not pinned.
     pub const READER: &str = "READER";
     /// `Array<u64>` of [`super::Event::ALL`]: what the redirect did, as it counts itself.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SYN ───────────▶ gate   its queue is full, so the kernel answers with a SYN cookie and forgets it
-//! ACK ───────────▶ sink   its filter drops it, which nobody notices
+//! ACK ───────────▶ sink   its filter drops it, as if it were lost on its way
 //! first request ─▶ the client's worker, whose socket takes the cookie and the connection, request and all
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! is in TIME_WAIT: it waits for its request at the gate, and the redirect takes it from there. [`reap`] keeps that rare.
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -53,14 +53,13 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens them in the pool's group, among the sockets of user `uid`.
+    /// Opens them in the pool's group, among the sockets of user `uid`. `filter` is the program `sink`.
     ///
-    /// Should the program be taken off the group, the kernel sends anybody here too. So even then they hold nothing
-    /// back but the ACK of a handshake, and who comes in is served by the redirect.
-    pub fn open(id: &PoolId, uid: u32) -> Result<Self> {
+    /// Should the program be taken off the group, the kernel sends anybody here too, and the redirect serves them.
+    pub fn open(id: &PoolId, uid: u32, filter: impl AsFd) -> Result<Self> {
         let (gate, sink) = (socket::open(id, uid)?, socket::open(id, uid)?);
         sys::set_tcp_defer_accept(&gate, i32::MAX)?;
-        sys::drop_bare_acks(&sink)?;
+        sys::attach_filter(&sink, filter).context("the sink's filter cannot be attached")?;
         listen(&gate, BACKLOG)?;
         listen(&sink, SINK_BACKLOG)?;
         Ok(Self { gate, sink })

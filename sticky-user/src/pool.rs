@@ -123,7 +123,9 @@ impl Pool {
             maps::REDIRECTED,
         ];
         let mut loader = kernel::loader(steering.trace);
-        loader.map_max_entries(maps::GATED, MAX_GATED as u32);
+        for name in [maps::GATED, maps::OPENED] {
+            loader.map_max_entries(name, MAX_GATED as u32);
+        }
         for name in pinned {
             loader.map_pin_path(name, dir.join(name));
         }

@@ -23,42 +23,17 @@ pub fn set_tcp_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the kernel drop what arrives at the TCP listener `socket`, or at connections it does not have yet, as an ACK
-/// without data: everything that opens, resets or ends a connection or brings data passes (`SO_ATTACH_FILTER`, socket(7)).
-pub fn drop_bare_acks(socket: impl AsFd) -> io::Result<()> {
-    const fn statement(code: u32, k: u32) -> libc::sock_filter {
-        libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
-    }
-    const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-        libc::sock_filter { code: code as u16, jt, jf, k }
-    }
-    use libc::{
-        BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_LEN, BPF_MISC,
-        BPF_RET, BPF_RSH, BPF_TAX, BPF_W, BPF_X,
-    };
-    const FIN_SYN_RST: u32 = 7;
-    // From the TCP header on: its 13th byte has its length, in words, in the upper half; the next one has the flags.
-    let mut filter = [
-        statement(BPF_LD | BPF_B | BPF_ABS, 13),
-        jump(BPF_JMP | BPF_JSET | BPF_K, FIN_SYN_RST, 6, 0),
-        statement(BPF_LD | BPF_B | BPF_ABS, 12),
-        statement(BPF_ALU | BPF_RSH | BPF_K, 2),
-        statement(BPF_ALU | BPF_AND | BPF_K, 0x3c),
-        statement(BPF_MISC | BPF_TAX, 0),
-        statement(BPF_LD | BPF_W | BPF_LEN, 0),
-        jump(BPF_JMP | BPF_JGT | BPF_X, 0, 0, 1),
-        statement(BPF_RET | BPF_K, u32::MAX),
-        statement(BPF_RET | BPF_K, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, whose length is given, and checks it.
+/// Has the BPF program `filter` decide what `socket` receives (`SO_ATTACH_BPF`, socket(7)).
+pub fn attach_filter(socket: impl AsFd, filter: impl AsFd) -> io::Result<()> {
+    let filter = filter.as_fd().as_raw_fd();
+    // SAFETY: the option is an int that outlives the call, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
+            libc::SO_ATTACH_BPF,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

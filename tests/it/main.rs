@@ -7,6 +7,7 @@ mod addresses;
 mod attach;
 mod crash;
 mod faults;
+mod gate;
 mod harness;
 mod kernels;
 mod limits;

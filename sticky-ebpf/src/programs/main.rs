@@ -2,6 +2,7 @@
 //!
 //! - `steer` runs for each new connection of a pool and selects the worker's socket;
 //! - `reader` does so for one of a trusted proxy, once its first request is there;
+//! - `sink` drops what is to be as good as lost until then;
 //! - `bind4` and `bind6` give the sockets of `sticky run`'s workers `SO_REUSEPORT`;
 //! - `peer4` and `peer6` show workers the proxy or its client as the peer of the redirect's connections;
 //! - `listening` tells user space that a socket began or ceased to listen;
@@ -20,6 +21,8 @@ mod packet;
 mod peer;
 #[cfg(target_arch = "bpf")]
 mod reader;
+#[cfg(target_arch = "bpf")]
+mod sink;
 #[cfg(target_arch = "bpf")]
 mod steer;
 

@@ -17,6 +17,7 @@ use sticky_ebpf::client::Client;
 use sticky_ebpf::head::Scan;
 
 use crate::reader::Window;
+use crate::steer::Opened;
 
 #[map]
 pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
@@ -35,6 +36,12 @@ pub(crate) static RELAYED: HashMap<Source, Relay> =
 pub(crate) static GATED: LruHashMap<Source, Client> = LruHashMap::with_max_entries(MAX_GATED as u32, 0);
 #[map]
 pub(crate) static READER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// Connections that were just sent to the gate.
+#[map]
+pub(crate) static OPENED: LruHashMap<Source, Opened> = LruHashMap::with_max_entries(MAX_GATED as u32, 0);
+/// Whether the next segment at the sink is to be dropped.
+#[map]
+pub(crate) static DROPPING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// What [`crate::reader`] has no room for on its stack.
 #[map]
 pub(crate) static SCAN: PerCpuArray<Scan> = PerCpuArray::with_max_entries(1, 0);

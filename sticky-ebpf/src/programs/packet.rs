@@ -84,7 +84,7 @@ fn load<T: Word>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
 
 /// What can be read from a packet: any bytes are a value.
 trait Word: Copy {}
-impl Word for [u8; 2] {}
+impl Word for [u8; 12] {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for [u64; 2] {}
@@ -98,14 +98,14 @@ pub(crate) fn is_datagram(ctx: &SkReuseportContext) -> bool {
 /// A TCP segment, to a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Segment {
-    /// It opens a connection.
-    Opening,
+    /// It opens a connection, whose first byte comes after this one.
+    Opening { sequence: u32 },
     /// It brings back a SYN cookie, or is left over of a connection that is gone.
     Bare,
     /// It brings nothing and will bring nothing.
     Closing,
-    /// It brings data, so many bytes, from here on.
-    Data { offset: u32, length: u32 },
+    /// It brings data, so many bytes, from here on; the first of them has this number.
+    Data { offset: u32, length: u32, sequence: u32 },
 }
 
 /// What a segment is: RFC 9293 section 3.1.
@@ -114,13 +114,15 @@ pub(crate) fn segment(ctx: &SkReuseportContext) -> Segment {
     const FIN: u8 = 1;
     const SYN: u8 = 2;
     const RST: u8 = 4;
-    let [offset, flags] = load_tcp::<[u8; 2]>(ctx, 12);
+    // From the sequence number on.
+    let [a, b, c, d, .., offset, flags, _, _] = load_tcp::<[u8; 12]>(ctx, 4);
+    let sequence = u32::from_be_bytes([a, b, c, d]);
     let offset = u32::from(offset >> 4) * 4;
     let length = (ctx.len() as u32).saturating_sub(offset);
     match () {
-        () if flags & SYN != 0 => Segment::Opening,
+        () if flags & SYN != 0 => Segment::Opening { sequence },
         () if flags & RST != 0 => Segment::Bare,
-        () if length > 0 => Segment::Data { offset, length },
+        () if length > 0 => Segment::Data { offset, length, sequence },
         () if flags & FIN != 0 => Segment::Closing,
         () => Segment::Bare,
     }

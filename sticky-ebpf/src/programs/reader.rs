@@ -75,7 +75,7 @@ fn look(ctx: &SkReuseportContext, config: &Config, peer: Client) -> Verdict {
     let (Some(scan), Some(window)) = (SCAN.get_ptr_mut(0), WINDOW.get_ptr_mut(0)) else {
         return Verdict::Strange;
     };
-    let Segment::Data { offset, length } = segment(ctx) else { return Verdict::Strange };
+    let Segment::Data { offset, length, .. } = segment(ctx) else { return Verdict::Strange };
     let most = if length < LONGEST { length } else { LONGEST };
     // In these words the verifier sees that it is 1 to `LONGEST`.
     let filled = (most.wrapping_sub(1) & (LONGEST - 1)) + 1;

@@ -2,15 +2,17 @@
 //! [`crate::reader`], or the redirect's socket.
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
+use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
-use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
+use crate::maps::{CONFIG, COUNTERS, GATED, OPENED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
 use crate::packet::{self, Segment, remote, remote_port, segment, source, source_port};
+use crate::sink;
 
 /// Steers in silence.
 #[sk_reuseport(migrate)]
@@ -32,7 +34,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let migrating = ctx.migrating_sk();
     // The program also runs for what is left over of connections that are gone, which is not counted.
-    let opens = || packet::is_datagram(ctx) || segment(ctx) == Segment::Opening;
+    let opens = || packet::is_datagram(ctx) || matches!(segment(ctx), Segment::Opening { .. });
     let mut tally = Tally { counts: migrating.is_some() || opens() };
     let client = match &migrating {
         Some(socket) => remote(socket),
@@ -105,15 +107,22 @@ fn proxied(
         }
     } else if config.proxies.gated() {
         match segment(ctx) {
-            Segment::Opening if SOCKETS.select(ctx, GATE) => return Proxied::Decided(SK_PASS),
-            Segment::Bare if SOCKETS.select(ctx, SINK) => return Proxied::Decided(SK_PASS),
+            Segment::Opening { sequence } if SOCKETS.select(ctx, GATE) => {
+                let _ = OPENED.insert(source, Opened::now(sequence), 0);
+                return Proxied::Decided(SK_PASS);
+            }
+            Segment::Bare if sink::drop_it(ctx) => return Proxied::Decided(SK_PASS),
+            // The first one was lost, or is being dealt with by another CPU: this one will come again.
+            Segment::Data { sequence, .. } if overtakes(source, sequence) && sink::drop_it(ctx) => {
+                return Proxied::Decided(SK_PASS);
+            }
             Segment::Closing => {
                 tally.counts = true;
                 return Proxied::Spread(Outcome::Silent);
             }
             // SAFETY: nothing here waits to be dropped. Without a reader it returns.
             Segment::Data { .. } => unsafe { READER.tail_call(ctx, 0) },
-            Segment::Opening | Segment::Bare => {}
+            Segment::Opening { .. } | Segment::Bare => {}
         }
     }
     if SOCKETS.select(ctx, REDIRECT) {
@@ -121,6 +130,47 @@ fn proxied(
         return Proxied::Decided(SK_PASS);
     }
     Proxied::Spread(Outcome::Unredirected)
+}
+
+/// Whether data of this number comes before the first of its connection. Its cookie would not fit, and the kernel would
+/// reset the connection.
+#[inline(always)]
+fn overtakes(source: Source, sequence: u32) -> bool {
+    // SAFETY: a torn entry makes a segment come again, or a reset where one would have been without us.
+    match unsafe { OPENED.get(source) } {
+        Some(opened) => opened.recently() && opened.sequence.wrapping_add(1) != sequence,
+        None => false,
+    }
+}
+
+/// When a connection was opened, and by which number.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Opened {
+    sequence: u32,
+    /// In units of about a millisecond.
+    at: u32,
+}
+
+impl Opened {
+    /// How long data may wait for the data before it. Afterwards it is left over of a connection that is gone.
+    const LIMIT: u32 = 3000;
+
+    #[inline(always)]
+    fn now(sequence: u32) -> Self {
+        Self { sequence, at: Self::time() }
+    }
+
+    #[inline(always)]
+    fn recently(&self) -> bool {
+        Self::time().wrapping_sub(self.at) < Self::LIMIT
+    }
+
+    #[inline(always)]
+    fn time() -> u32 {
+        // SAFETY: it only reads a clock.
+        (unsafe { bpf_ktime_get_ns() } >> 20) as u32
+    }
 }
 
 /// The zero point of the bench.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result};
 use aya::maps::{MapData, ProgramArray};
-use aya::programs::SkReuseport;
+use aya::programs::{ProgramFd, SkReuseport, SocketFilter};
 use rustix::net::sockopt;
 use sticky_ebpf::abi::{Config, Gate as State, Sharing, maps};
 
@@ -116,7 +116,17 @@ impl Pool {
             return Err(no_gate(State::NoCookies, &Error::msg("`net.ipv4.tcp_syncookies` is 0")));
         }
         self.load_reader().map_err(|error| no_gate(State::NoReader, &error))?;
-        gate::Sockets::open(&self.id, uid).map_err(|error| no_gate(State::NoSockets, &error))
+        let filter = self.load_sink().map_err(|error| no_gate(State::NoReader, &error))?;
+        gate::Sockets::open(&self.id, uid, filter).map_err(|error| no_gate(State::NoSockets, &error))
+    }
+
+    fn load_sink(&mut self) -> Result<ProgramFd> {
+        let program = self.program.program_mut("sink");
+        let program: &mut SocketFilter = program.context("the object has no program `sink`")?.try_into()?;
+        if program.fd().is_err() {
+            program.load().map_err(kernel::rejected)?;
+        }
+        Ok(program.fd()?.try_clone()?)
     }
 
     fn load_reader(&mut self) -> Result<()> {

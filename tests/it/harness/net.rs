@@ -77,7 +77,7 @@ pub fn across_veth<T: Send>(count: usize, there: impl FnOnce() -> T + Send) -> T
 }
 
 #[track_caller]
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status();
     let status = status.expect("`ip` is missing; `cargo xtask setup` installs it (package iproute2)");
     assert!(status.success(), "`ip {arguments}` failed: {status}");
