@@ -26,7 +26,7 @@ const WORKERS: usize = 4;
 /// Four workers, threads of the test, steered by `sticky attach`. Each tells its slot to whoever says something, and
 /// closes. What ends first comes first.
 struct Stage {
-    sticky: Process,
+    _sticky: Process,
     listeners: Vec<Arc<TcpListener>>,
     config: Config,
     table: Box<Table>,
@@ -50,7 +50,7 @@ impl Stage {
             let (listener, slot) = (Arc::clone(listener), slot.expect("a slot"));
             std::thread::spawn(move || work(&listener, slot));
         }
-        Self { sticky, listeners, config, table }
+        Self { _sticky: sticky, listeners, config, table }
     }
 
     /// The slot of a client's worker.

@@ -84,7 +84,7 @@ fn load<T: Word>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
 
 /// What can be read from a packet: any bytes are a value.
 trait Word: Copy {}
-impl Word for [u8; 12] {}
+impl Word for [u32; 3] {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for [u64; 2] {}
@@ -115,8 +115,8 @@ pub(crate) fn segment(ctx: &SkReuseportContext) -> Segment {
     const SYN: u8 = 2;
     const RST: u8 = 4;
     // From the sequence number on.
-    let [a, b, c, d, .., offset, flags, _, _] = load_tcp::<[u8; 12]>(ctx, 4);
-    let sequence = u32::from_be_bytes([a, b, c, d]);
+    let [sequence, _, rest] = load_tcp::<[u32; 3]>(ctx, 4);
+    let (sequence, [offset, flags, ..]) = (u32::from_be(sequence), rest.to_ne_bytes());
     let offset = u32::from(offset >> 4) * 4;
     let length = (ctx.len() as u32).saturating_sub(offset);
     match () {
@@ -128,13 +128,16 @@ pub(crate) fn segment(ctx: &SkReuseportContext) -> Segment {
     }
 }
 
-/// A part of the transport header, zeros where there is none.
+/// A part of the transport header.
 #[inline(always)]
-fn load_tcp<T: Word + Default>(ctx: &SkReuseportContext, offset: u32) -> T {
-    let mut part = T::default();
-    // SAFETY: the helper fills all of `part`; what it reads begins with the transport header.
-    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, (&raw mut part).cast(), size_of::<T>() as u32) };
-    part
+fn load_tcp<T: Word>(ctx: &SkReuseportContext, offset: u32) -> T {
+    let mut part = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper fills all of `part`, with zeros on an error, and any bytes are a `Word`; what it reads begins
+    // with the transport header.
+    unsafe {
+        bpf_skb_load_bytes(ctx.as_ptr(), offset, part.as_mut_ptr().cast(), size_of::<T>() as u32);
+        part.assume_init()
+    }
 }
 
 /// Logs a decision.

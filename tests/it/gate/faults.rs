@@ -1,1 +1,184 @@
+//! What clients whose connections the kernel decides notice when workers or sticky itself come and go.
 
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::Mutex;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::affinity::Homes;
+use crate::harness::client::loopback;
+use crate::harness::http::Wire;
+use crate::harness::load::{Asker, Visit, all_at_home, load, under_load};
+use crate::harness::process::{Process, outcome, pids, pool, start_sticky};
+use crate::harness::scene::{POOL, PROXY};
+use crate::harness::{app, eventually, net};
+
+const CLIENTS: usize = 64;
+
+fn to() -> SocketAddr {
+    POOL.parse().expect("an address")
+}
+
+fn clients() -> impl Iterator<Item = IpAddr> {
+    (1..=CLIENTS).map(loopback)
+}
+
+fn at_home() -> HashMap<IpAddr, u64> {
+    let homes = Homes::now();
+    clients().map(|client| (client, homes.of(client))).collect()
+}
+
+fn askers() -> Vec<Asker> {
+    clients().map(|client| Asker::each_behind(PROXY.into(), client)).collect()
+}
+
+/// Waits until so many more requests have been answered, well or not.
+#[track_caller]
+fn more(visits: &Mutex<Vec<Visit>>, count: usize) {
+    let now = visits.lock().expect("no thread panics").len();
+    eventually("more requests", || {
+        (visits.lock().expect("no thread panics").len() >= now + count).then_some(())
+    });
+}
+
+fn send(pid: u64, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a PID")).expect("a PID");
+    kill_process(pid, signal).expect("the worker is there");
+}
+
+/// A worker that sticky did not start.
+fn worker() -> Process {
+    let process = Process::start(Command::new("python3").args([&app("peers.py"), "::", "3000", "reuseport"]));
+    process.wait_for("listening");
+    process
+}
+
+fn attach(how: &str) -> Process {
+    let sticky = start_sticky(&["attach", "3000", "--trust", "127.0.0.1/32"]);
+    sticky.wait_for(how);
+    gate_is_open();
+    sticky
+}
+
+#[track_caller]
+fn gate_is_open() {
+    eventually("the gate is open", || (pool("3000")["gate"]["open"] == true).then_some(()));
+}
+
+#[test]
+fn killed_workers_cost_only_what_they_had_accepted() {
+    const KILLS: usize = 6;
+    const VICTIMS: [usize; 2] = [0, 2];
+    let _net = net::isolate();
+    let app = app("echo.js");
+    let sticky = start_sticky(&["run", "-w", "4", "--trust", "127.0.0.1/32", "--", "node", &app, "3000"]);
+    sticky.wait_for("is complete: 4 workers");
+    let (homes, first) = (at_home(), pids(&pool("3000")));
+    let ((), visits) = under_load(to(), askers(), |visits| {
+        for kills in 0..KILLS {
+            more(visits, 500);
+            let slot = VICTIMS[kills % VICTIMS.len()];
+            let victim = pids(&pool("3000"))[slot].expect("a live worker");
+            send(victim, Signal::KILL);
+            eventually("the slot's new worker", || pids(&pool("3000"))[slot].filter(|pid| *pid != victim));
+        }
+        more(visits, 500);
+    });
+    let victims: HashSet<_> = VICTIMS.map(|slot| first[slot].expect("a PID")).into();
+    let (mut lost, mut moved) = (0, 0);
+    for visit in &visits {
+        let home = homes[&visit.client];
+        match visit.pid() {
+            Ok(pid) if victims.contains(&home) => moved += usize::from(pid != home),
+            Ok(pid) => assert_eq!(pid, home, "{}, whose worker nobody killed, moved", visit.client),
+            Err(error) => {
+                assert!(victims.contains(&home), "{}, whose worker nobody killed: {error}", visit.client);
+                lost += 1;
+            }
+        }
+    }
+    // A client has one request at a time, and may lose that to each kill.
+    assert!(lost <= KILLS * CLIENTS / 2, "{lost} of {} requests were lost", visits.len());
+    assert!(moved > 0, "nobody was served by another worker: were they killed under load?");
+    all_at_home(&load(to(), askers(), |round| round < 2), &at_home());
+    assert!(outcome(&pool("3000"), "gated") * 100 >= visits.len() as u64 * 95, "{:#?}", pool("3000"));
+}
+
+#[test]
+fn workers_that_come_and_go_in_order_cost_nothing() {
+    let _net = net::isolate();
+    let mut workers: Vec<_> = (0..4).map(|_| worker()).collect();
+    let sticky = attach("is steered: 4 workers");
+    let (kept, visits) = under_load(to(), askers(), |visits| {
+        more(visits, 500);
+        workers.extend([worker(), worker()]);
+        sticky.wait_for("slot 5 has");
+        more(visits, 1000);
+        at_home()
+    });
+    let pids: HashSet<_> = visits.iter().map(|visit| visit.pid().expect("no request fails")).collect();
+    assert_eq!(pids.len(), 6, "the new workers were not used");
+    all_at_home(&load(to(), askers(), |round| round < 2), &kept);
+}
+
+#[test]
+fn sticky_stopped_killed_and_started_costs_nothing() {
+    let _net = net::isolate();
+    let _workers: Vec<_> = (0..4).map(|_| worker()).collect();
+    let mut sticky = attach("is steered: 4 workers");
+    let homes = at_home();
+    let ((), visits) = under_load(to(), askers(), |visits| {
+        for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
+            more(visits, 500);
+            sticky.signal(signal);
+            sticky.wait();
+            more(visits, 500);
+            sticky = attach("is adopted: 4 workers");
+        }
+        more(visits, 500);
+    });
+    for visit in &visits {
+        let pid = visit.pid().unwrap_or_else(|error| panic!("{}: {error}", visit.client));
+        assert!(homes.values().any(|home| *home == pid));
+    }
+    let pool = pool("3000");
+    assert!(outcome(&pool, "gated") > 0 && outcome(&pool, "unredirected") > 0, "{pool:#?}");
+    all_at_home(&load(to(), askers(), |round| round < 2), &homes);
+}
+
+/// Connections that wait in the queue of a worker that is killed go to the worker that their client has then.
+#[test]
+fn waiting_connections_of_a_killed_worker_move_with_their_client() {
+    let _net = net::isolate();
+    let mut workers: HashMap<u64, Process> =
+        (0..4).map(|_| worker()).map(|worker| (u64::from(worker.pid()), worker)).collect();
+    let sticky = attach("is steered: 4 workers");
+    let homes = at_home();
+    let victim = homes[&loopback(1)];
+    send(victim, Signal::STOP);
+    // Stopped inside accept, it may still take the first connection; that one is its own.
+    let mut accepted = Wire::dial(PROXY, POOL);
+    accepted.say(format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {}\r\nConnection: close\r\n\r\n",
+        loopback(1)
+    ));
+    let stopped: Vec<IpAddr> = clients().filter(|client| homes[client] == victim).collect();
+    let askers = stopped.iter().map(|client| Asker::each_behind(PROXY.into(), *client)).collect();
+    let visits = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| load(to(), askers, |round| round < 1));
+        eventually("all wait in its queue", || {
+            let slots = pool("3000")["slots"].as_array().expect("slots").clone();
+            let slot = slots.into_iter().find(|slot| slot["pids"][0] == victim)?;
+            (slot["waiting"].as_u64() >= Some(stopped.len() as u64)).then_some(())
+        });
+        let mut process = workers.remove(&victim).expect("the worker");
+        process.signal(Signal::KILL);
+        process.wait();
+        waiting.join().expect("all are answered")
+    });
+    sticky.wait_for("3 workers left");
+    all_at_home(&visits, &at_home());
+    assert!(outcome(&pool("3000"), "migrated") >= stopped.len() as u64);
+}

@@ -35,6 +35,11 @@ impl Asker {
         Self::with_headers(from, client, &format!("X-Forwarded-For: {client}\r\n"))
     }
 
+    /// The same, over a connection for each request.
+    pub fn each_behind(from: IpAddr, client: IpAddr) -> Self {
+        Self::with_headers(from, client, &format!("X-Forwarded-For: {client}\r\nConnection: close\r\n"))
+    }
+
     fn with_headers(from: IpAddr, client: IpAddr, headers: &str) -> Self {
         let request = format!("GET /asked HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
         Self { client, from, request, wire: None }
@@ -51,7 +56,7 @@ impl Asker {
     fn answer(&mut self) -> io::Result<Answer> {
         let wire = self.wire.as_mut().expect("something was asked");
         let (head, body) = wire.try_response()?;
-        if head.closes() {
+        if head.closes() || self.request.contains("\r\nConnection: close\r\n") {
             self.wire = None;
         }
         Ok(Answer { status: head.status(), body: String::from_utf8_lossy(&body).into_owned() })
