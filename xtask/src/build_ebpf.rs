@@ -5,6 +5,7 @@ mod check;
 mod object;
 mod report;
 mod tools;
+mod verifier;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ use tools::Tools;
 ///
 /// The object is committed as `sticky-user/bpf/sticky.bpf.o`, with the versions of the tools that made it in `TOOLS`
 /// beside it. It is the same byte for byte wherever those tools build it. `cargo xtask setup` installs them.
+///
+/// Prints what each program costs, and fails when that is above its budget. What the verifier says needs root: without,
+/// only `--check` insists on it, by `sudo`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Change nothing, and fail unless the committed object is what the sources give
@@ -33,7 +37,8 @@ pub fn build_ebpf(args: &Args) -> Result<()> {
     let tools = Tools::find()?;
     let versions = tools.versions()?;
     let built = object::build(&tools, &versions)?;
-    report::report(&tools, &built)?;
+    let verified = verifier::ask(&built, args.check)?;
+    report::report(&tools, &built, verified.as_ref())?;
     let object = fs::read(&built).with_context(|| format!("`{}` cannot be read", built.display()))?;
     if args.check { check::check(&object, &versions) } else { keep(&object, &versions) }
 }

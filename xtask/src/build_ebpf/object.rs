@@ -27,8 +27,9 @@ pub fn build(tools: &Tools, versions: &str) -> Result<PathBuf> {
     let linked = target.join(TARGET).join("bpf").join(PROGRAMS);
     let object = target.join("sticky.bpf.o");
     // bpf-linker makes BTF from debug information, which nobody needs afterwards: it is nine tenths of the file. The
-    // profile's `strip` does nothing on this target.
-    workspace::run(tools.objcopy().arg("--strip-debug").arg(linked).arg(&object))?;
+    // profile's `strip` does nothing on this target. The relocations of BTF's lines are for linkers alone.
+    let unused = ["--strip-debug", "--remove-section=.rel.BTF.ext"];
+    workspace::run(tools.objcopy().args(unused).arg(linked).arg(&object))?;
     Ok(object)
 }
 
