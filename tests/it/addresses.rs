@@ -22,10 +22,15 @@ fn run(options: &[&str], address: &str) -> Process {
 #[track_caller]
 fn seen(peer: &str, to: &str, client: &str) -> [String; 2] {
     let peer: IpAddr = peer.parse().expect("an address");
-    let mut wire = Wire::dial(peer, to);
-    wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n\r\n"));
-    let told: Value = serde_json::from_str(&wire.response().1).expect("JSON");
-    ["accepted", "peer"].map(|name| told[name].as_str().expect("an address").to_owned())
+    // Redirected, and decided by the kernel.
+    let [redirected, gated] = ["", "Connection: close\r\n"].map(|close| {
+        let mut wire = Wire::dial(peer, to);
+        wire.say(format!("GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n{close}\r\n"));
+        let told: Value = serde_json::from_str(&wire.response().1).expect("JSON");
+        ["accepted", "peer"].map(|name| told[name].as_str().expect("an address").to_owned())
+    });
+    assert_eq!(redirected, gated, "{client} of {peer}");
+    gated
 }
 
 /// An IPv4 address as a dual-stack socket shows it.

@@ -1,5 +1,6 @@
 //! The gate: connections of trusted proxies that the kernel itself sends to the worker of the client in their request.
 
+mod closed;
 mod faults;
 mod heads;
 mod odd;
@@ -9,6 +10,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::net::sockopt::socket_cookie;
@@ -18,7 +20,7 @@ use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{affine, steer};
 
 use crate::harness::client::dial;
-use crate::harness::process::{Process, outcome, pool, start_sticky};
+use crate::harness::process::{Process, outcome, pool};
 use crate::harness::recorder::listener;
 
 const WORKERS: usize = 4;
@@ -26,19 +28,26 @@ const WORKERS: usize = 4;
 /// Four workers, threads of the test, steered by `sticky attach`. Each tells its slot to whoever says something, and
 /// closes. What ends first comes first.
 struct Stage {
-    _sticky: Process,
+    sticky: Process,
     listeners: Vec<Arc<TcpListener>>,
     config: Config,
     table: Box<Table>,
 }
 
 impl Stage {
-    /// In the test's network namespace, with these options.
+    /// In the test's network namespace, with these options, and a gate that is open.
     fn new(options: &[&str]) -> Self {
+        let stage = Self::through(&[], options);
+        assert_eq!(pool("3000")["gate"]["open"], true, "{:#?}", stage.sticky.lines());
+        stage
+    }
+
+    /// The same, with `sticky` started by some other command, and whatever gate there is.
+    fn through(wrapper: &[&str], options: &[&str]) -> Self {
         let listeners: Vec<_> = (0..WORKERS).map(|_| Arc::new(listener(3000))).collect();
-        let sticky = start_sticky(&[&["attach", "3000"], options].concat());
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_sticky"), "attach", "3000"], options].concat();
+        let sticky = Process::start(Command::new(words[0]).args(&words[1..]));
         sticky.wait_for("is steered: 4 workers");
-        assert_eq!(pool("3000")["gate"]["open"], true, "{:#?}", sticky.lines());
         let namespace = sticky::kernel::network_namespace().expect("a network namespace");
         let mut pools = sticky::pool::read(|id| id.namespace == namespace).expect("what is pinned");
         let (_, _, pins) = pools.remove(0);
@@ -50,7 +59,7 @@ impl Stage {
             let (listener, slot) = (Arc::clone(listener), slot.expect("a slot"));
             std::thread::spawn(move || work(&listener, slot));
         }
-        Self { _sticky: sticky, listeners, config, table }
+        Self { sticky, listeners, config, table }
     }
 
     /// The slot of a client's worker.
