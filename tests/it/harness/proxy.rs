@@ -43,6 +43,11 @@ impl Drop for Files {
 
 /// nginx, with these directives for its upstream and for its location.
 pub fn nginx(upstream: &str, location: &str) -> Proxy {
+    nginx_before("127.0.0.1:3000", upstream, location)
+}
+
+/// The same, in front of a pool with another address.
+pub fn nginx_before(pool: &str, upstream: &str, location: &str) -> Proxy {
     let files = Files::new();
     let text = format!(
         "worker_processes 2; daemon off; pid {0}/pid; error_log stderr notice; user root;
@@ -52,7 +57,7 @@ pub fn nginx(upstream: &str, location: &str) -> Proxy {
            client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;
            uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
            map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-           upstream pool {{ server 127.0.0.1:3000; {upstream} }}
+           upstream pool {{ server {pool}; {upstream} }}
            server {{
              listen 8080 backlog=1024;
              location / {{
@@ -73,6 +78,11 @@ pub fn nginx(upstream: &str, location: &str) -> Proxy {
 
 /// HAProxy, with these lines in its backend and these words after its server.
 pub fn haproxy(backend: &str, server: &str) -> Proxy {
+    haproxy_before("127.0.0.1:3000", backend, server)
+}
+
+/// The same, in front of a pool with another address.
+pub fn haproxy_before(pool: &str, backend: &str, server: &str) -> Proxy {
     let files = Files::new();
     let text = format!(
         "global
@@ -90,7 +100,7 @@ frontend all
 backend pool
   option forwardfor
   {backend}
-  server pool 127.0.0.1:3000 {server}
+  server pool {pool} {server}
 "
     );
     let config = files.write("haproxy.cfg", &text);

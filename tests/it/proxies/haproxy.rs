@@ -2,7 +2,7 @@
 
 use super::{CLIENTS, check, check_headers, counted, echo, gated, requests, run};
 use crate::harness::process::outcome;
-use crate::harness::proxy::haproxy;
+use crate::harness::proxy::{haproxy, haproxy_before};
 use crate::harness::{app, net};
 
 #[test]
@@ -43,6 +43,15 @@ fn a_connection_for_each_request() {
     let _haproxy = haproxy("option httpclose", "");
     let (visits, pool) = check(requests(2_000));
     check_headers(&visits, "1.1");
+    gated(&pool, visits.len());
+}
+
+#[test]
+fn over_ipv6_behind_the_gate() {
+    let _net = net::isolate();
+    let _sticky = echo(&["--trust", "::1/128"], &["::1"]);
+    let _haproxy = haproxy_before("[::1]:3000", "option httpclose", "");
+    let (visits, pool) = check(requests(2_000));
     gated(&pool, visits.len());
 }
 

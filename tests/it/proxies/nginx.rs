@@ -3,7 +3,7 @@
 use super::{check, check_headers, counted, echo, gated, requests};
 use crate::harness::net;
 use crate::harness::process::outcome;
-use crate::harness::proxy::nginx;
+use crate::harness::proxy::{nginx, nginx_before};
 
 const KEPT: &str = "proxy_http_version 1.1; proxy_set_header Connection '';";
 
@@ -40,6 +40,21 @@ fn workers_of_ipv4_alone_behind_the_gate() {
     let (visits, pool) = check(requests(2_000));
     check_headers(&visits, "1.0");
     gated(&pool, visits.len());
+}
+
+/// At workers of IPv6 alone, and of both.
+#[test]
+fn over_ipv6_behind_the_gate() {
+    for address in [&["::1"][..], &[]] {
+        let _net = net::isolate();
+        let _sticky = echo(&["--trust", "::1/128"], address);
+        let _nginx = nginx_before("[::1]:3000", "", "");
+        let (visits, pool) = check(requests(2_000));
+        gated(&pool, visits.len());
+        for visit in visits {
+            assert_eq!(visit.answer.expect("an answer").told()["peer"], "::1");
+        }
+    }
 }
 
 #[test]
