@@ -1,7 +1,8 @@
-"""A TCP client of its own, below the kernel: segments.py INTERFACE FROM TO PORT FIRST SECOND
+"""A TCP client of its own, below the kernel: segments.py INTERFACE FROM FROM_PORT TO PORT FIRST SECOND
 
 Opens a connection and sends its second segment first, then, a moment later, both in their order. Prints what came back
-after the one and after the others: RST where it was a reset. FROM must be nobody's address.
+after the one and after the others: RST where it was a reset. An empty SECOND is the connection's end. FROM must be
+nobody's address.
 """
 import array
 import socket
@@ -9,9 +10,9 @@ import struct
 import sys
 import time
 
-interface, source, target, port = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-first, second = (text.encode().decode("unicode_escape").encode() for text in sys.argv[5:7])
-OWN_PORT, ISN = 40000, 1000
+interface, source, own_port, target, port = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+first, second = (text.encode().decode("unicode_escape").encode() for text in sys.argv[6:8])
+ISN = 1000
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -42,7 +43,7 @@ def receive(wanted, seconds):
 
 
 def send(sequence, acknowledged, flags, data=b""):
-    tcp = [OWN_PORT, port, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0]
+    tcp = [own_port, port, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0]
     pseudo = ours + theirs + struct.pack("!BBH", 0, socket.IPPROTO_TCP, 20 + len(data))
     tcp[7] = checksum(pseudo + struct.pack("!HHLLBBHHH", *tcp) + data)
     ip = [0x45, 0, 40 + len(data), 0, 0, 64, socket.IPPROTO_TCP, 0, ours, theirs]
@@ -56,7 +57,7 @@ def segment(frame):
     if frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_TCP or frame[30:34] != ours:
         return None
     tcp = frame[34:14 + struct.unpack("!H", frame[16:18])[0]]
-    if struct.unpack("!HH", tcp[:4]) != (port, OWN_PORT):
+    if struct.unpack("!HH", tcp[:4]) != (port, own_port):
         return None
     return struct.unpack("!L", tcp[4:8])[0], tcp[13], tcp[(tcp[12] >> 4) * 4:]
 
@@ -82,14 +83,15 @@ def told(seconds):
         if sequence == following:
             text += data.decode()
             following += len(data) + (flags & FIN)
-            send(ISN + 1 + len(first) + len(second), following, ACK)
+            send(ISN + 1 + len(first) + (len(second) or 1), following, ACK)
         if flags & FIN:
             return text
     return text
 
 
-send(ISN + 1 + len(first), following, PSH | ACK, second)
+end = PSH | ACK if second else FIN | ACK
+send(ISN + 1 + len(first), following, end, second)
 print(repr(told(0.3)))
 send(ISN + 1, following, PSH | ACK, first)
-send(ISN + 1 + len(first), following, PSH | ACK, second)
+send(ISN + 1 + len(first), following, end, second)
 print(repr(told(5)))

@@ -102,8 +102,8 @@ pub(crate) enum Segment {
     Opening { sequence: u32 },
     /// It brings back a SYN cookie, or is left over of a connection that is gone.
     Bare,
-    /// It brings nothing and will bring nothing.
-    Closing,
+    /// It brings nothing and will bring nothing. Its end has this number.
+    Closing { sequence: u32 },
     /// It brings data, so many bytes, from here on; the first of them has this number.
     Data { offset: u32, length: u32, sequence: u32 },
 }
@@ -123,7 +123,7 @@ pub(crate) fn segment(ctx: &SkReuseportContext) -> Segment {
         () if flags & SYN != 0 => Segment::Opening { sequence },
         () if flags & RST != 0 => Segment::Bare,
         () if length > 0 => Segment::Data { offset, length, sequence },
-        () if flags & FIN != 0 => Segment::Closing,
+        () if flags & FIN != 0 => Segment::Closing { sequence },
         () => Segment::Bare,
     }
 }

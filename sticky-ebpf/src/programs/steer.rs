@@ -113,10 +113,12 @@ fn proxied(
             }
             Segment::Bare if sink::drop_it(ctx) => return Proxied::Decided(SK_PASS),
             // The first one was lost, or is being dealt with by another CPU: this one will come again.
-            Segment::Data { sequence, .. } if overtakes(source, sequence) && sink::drop_it(ctx) => {
+            Segment::Data { sequence, .. } | Segment::Closing { sequence }
+                if overtakes(source, sequence) && sink::drop_it(ctx) =>
+            {
                 return Proxied::Decided(SK_PASS);
             }
-            Segment::Closing => {
+            Segment::Closing { .. } => {
                 tally.counts = true;
                 return Proxied::Spread(Outcome::Silent);
             }
@@ -132,8 +134,8 @@ fn proxied(
     Proxied::Spread(Outcome::Unredirected)
 }
 
-/// Whether data of this number comes before the first of its connection. Its cookie would not fit, and the kernel would
-/// reset the connection.
+/// Whether data, or an end, of this number comes before the first data of its connection. Its cookie would not fit, and
+/// the kernel would reset the connection.
 #[inline(always)]
 fn overtakes(source: Source, sequence: u32) -> bool {
     // SAFETY: a torn entry makes a segment come again, or a reset where one would have been without us.
