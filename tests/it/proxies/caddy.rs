@@ -10,6 +10,6 @@ fn as_its_manual_begins() {
     let _sticky = echo(&[], &[]);
     let _caddy = caddy();
     let (visits, pool) = check(requests(5_000));
-    check_headers(&visits, "1.1");
+    check_headers(&visits);
     assert!(counted(&pool, "shared") > 0, "{pool:#?}");
 }
