@@ -61,6 +61,10 @@ fn without_a_client_it_is_the_peer() {
         assert_eq!(met(&mut scene, format!("PROXY UNKNOWN {client} ::1 1 2\r\n").as_bytes()), peer);
     }
     assert_eq!(met(&mut scene, b"PROXY UNKNOWN\r\n"), peer);
+    // Nobody connects from there.
+    assert_eq!(met(&mut scene, &version_2(1, Ipv4Addr::UNSPECIFIED, b"")), peer);
+    assert_eq!(met(&mut scene, b"PROXY TCP6 :: ::1 1 2\r\n"), peer);
+    assert_eq!(met(&mut scene, b"PROXY TCP6 ::ffff:0.0.0.0 ::1 1 2\r\n"), peer);
 }
 
 #[test]
