@@ -18,6 +18,9 @@ pub struct Client([u64; 2]);
 const MAPPED: u64 = 0xffff_0000;
 
 impl Client {
+    /// `::`, which nobody connects from.
+    pub const UNSPECIFIED: Self = Self([0; 2]);
+
     /// The client behind an IPv4 source address, given as the word that the header's four bytes make in memory.
     #[inline(always)]
     pub const fn v4(word: u32) -> Self {
@@ -41,6 +44,13 @@ impl Client {
     pub const fn is_v4(self) -> bool {
         let [high, low] = self.0;
         high == 0 && low as u32 as u64 == MAPPED
+    }
+
+    /// Whether this is `::`, or `0.0.0.0` (RFC 4291 section 2.5.2).
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        let [high, low] = self.0;
+        high == 0 && (low == 0 || low == MAPPED)
     }
 }
 

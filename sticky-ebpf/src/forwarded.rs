@@ -68,7 +68,7 @@ mod element;
 
 use core::fmt;
 
-use address::Address;
+pub(crate) use address::Address;
 use element::{Element, Role};
 
 use crate::client::Client;

@@ -143,7 +143,7 @@ fn gate_status(pins: &Pins) -> Result<GateStatus> {
             Gate::Open => None,
             Gate::Closed => Some("no sticky process has opened it"),
             Gate::Useless => Some(
-                "all connections are to be redirected, as `--proxy-connections` or `--proxy-protocol` says",
+                "all connections are to be redirected, as `--proxy-connections shared` or `--proxy-protocol strip` says",
             ),
             Gate::NoCookies => Some(
                 "the kernel makes no SYN cookies: `sysctl net.ipv4.tcp_syncookies=1`, then start sticky anew",

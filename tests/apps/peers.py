@@ -1,10 +1,11 @@
 """Tells each request which process this is, who connected according to accept() and getpeername(), and what came first.
 
-peers.py ADDRESS PORT [reuseport]. A PROXY header (version 1) before the first request is told too.
+peers.py ADDRESS PORT [reuseport]. A PROXY header (version 1, or 2 of IPv4) before the first request is told too, as version 1 writes it.
 """
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 
@@ -19,13 +20,21 @@ listener = socket.create_server(
 )
 
 
+def proxy_header(stream):
+    first = stream.peek(1)[:1]
+    if first == b"P":
+        return stream.readline().decode().strip()
+    if first == b"\r":
+        *_, length = struct.unpack("!12s2BH", stream.read(16))
+        source, target, *ports = struct.unpack_from("!4s4s2H", stream.read(length))
+        return "PROXY TCP4 %s %s %d %d" % (socket.inet_ntoa(source), socket.inet_ntoa(target), *ports)
+    return None
+
+
 def serve(connection, accepted):
     stream = connection.makefile("rb")
-    proxy = None
+    proxy = proxy_header(stream)
     while line := stream.readline():
-        if line.startswith(b"PROXY "):
-            proxy = line.decode().strip()
-            continue
         headers = {}
         while (header := stream.readline()) not in (b"\r\n", b""):
             name, value = header.decode().split(":", 1)

@@ -30,13 +30,14 @@ pub enum Outcome {
     Silent = 10,
     /// Redirected, besides its own outcome, as another client's request may follow.
     Shared = 11,
-    /// The same, as the first segment holds no complete head.
+    /// The same, as the first segment holds no complete head, or PROXY header.
     Unfinished = 12,
     /// The same, as the head is longer than what is looked at.
     TooLong = 13,
     /// The same, as it is HTTP/2.
     Http2 = 14,
-    /// The same, as it is neither HTTP/1 nor HTTP/2, or a head that is not quite ordinary.
+    /// The same, as it is neither HTTP/1 nor HTTP/2, or a head that is not quite ordinary; or no ordinary PROXY header,
+    /// where there is to be one.
     Strange = 15,
 }
 
@@ -76,15 +77,19 @@ impl Outcome {
                 "from trusted proxies, chosen by their address and port for want of a redirect",
             ),
             Self::NoAddress => ("no_address", "steered without a source address"),
-            Self::Gated => ("gated", "from trusted proxies, sent to the worker of the client in the request"),
+            Self::Gated => ("gated", "from trusted proxies, sent to the worker of the client that they name"),
             Self::Silent => ("silent", "from trusted proxies, closed without a byte (health checks)"),
             Self::Shared => {
                 ("shared", "redirected, as another client's request may follow on the connection")
             }
-            Self::Unfinished => ("unfinished", "redirected, as their first segment holds no complete head"),
+            Self::Unfinished => {
+                ("unfinished", "redirected, as their first segment holds no complete head or PROXY header")
+            }
             Self::TooLong => ("too_long", "redirected, as their head is longer than what the program reads"),
             Self::Http2 => ("http2", "redirected, as they speak HTTP/2"),
-            Self::Strange => ("strange", "redirected, as they do not begin with an ordinary HTTP request"),
+            Self::Strange => {
+                ("strange", "redirected, as they do not begin with an ordinary HTTP request, or PROXY header")
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::client::Client;
 /// a row: so the words get their values when they are needed, and no four fields in a row start at zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Address {
+pub(crate) struct Address {
     /// The octets of a dotted quad, alone or at the end of an IPv6 address; the fourth pushes out what was there.
     quad: u32,
     /// The value of the digits just read: of a port as a decimal number, of all else as a hexadecimal one.
@@ -60,7 +60,7 @@ const MAPPED: u64 = 0xffff_0000_0000;
 impl Address {
     /// Nothing read yet.
     #[inline(always)]
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             quad: 0,
             number: 0,
@@ -78,7 +78,7 @@ impl Address {
 
     /// Starts anew.
     #[inline(always)]
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.part = Part::Address;
         self.digits = 0;
         self.colons = 0;
@@ -90,7 +90,7 @@ impl Address {
 
     /// Reads the next byte.
     #[inline(always)]
-    pub(super) fn byte(&mut self, byte: u8) {
+    pub(crate) fn byte(&mut self, byte: u8) {
         let fits = match self.part {
             Part::Address => self.address(byte),
             Part::Zone => self.zone(byte),
@@ -106,7 +106,7 @@ impl Address {
 
     /// The client, if all that was read is one address.
     #[inline(always)]
-    pub(super) fn end(&mut self) -> Option<Client> {
+    pub(crate) fn end(&mut self) -> Option<Client> {
         let whole = match self.part {
             Part::Address => !self.bracket && self.complete(),
             Part::Zone => !self.bracket && self.digits > 0,
@@ -115,11 +115,24 @@ impl Address {
             Part::Name => self.digits > 0,
             Part::Bad => false,
         };
+        let client = self.value();
+        (whole && !client.is_unspecified()).then_some(client)
+    }
+
+    /// The address, if all that was read is one of IPv4 (`v4`) or of IPv6 with nothing around it. It may be unspecified.
+    #[inline(always)]
+    pub(crate) fn bare(&mut self, v4: bool) -> Option<Client> {
+        let whole = self.part == Part::Address && !self.bracket && self.complete() && self.is_v4() == v4;
+        whole.then(|| self.value())
+    }
+
+    /// What was read, if it is an address.
+    #[inline(always)]
+    fn value(&self) -> Client {
         let (head, tail) = (ones(self.gap != GROUPS), ones(self.room + 1 < self.gap));
         let high = self.head[0] & head | self.tail[0] & tail;
         let low = self.head[1] & head | self.tail[1] & tail;
-        let unspecified = high == 0 && (low == 0 || low == MAPPED);
-        (whole && !unspecified).then(|| Client::v6([high.to_be(), low.to_be()]))
+        Client::v6([high.to_be(), low.to_be()])
     }
 
     #[inline(always)]

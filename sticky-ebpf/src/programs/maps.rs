@@ -14,7 +14,7 @@ use sticky_ebpf::abi::{
     self, Config, Event, MAX_GATED, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table,
 };
 use sticky_ebpf::client::Client;
-use sticky_ebpf::head::Scan;
+use sticky_ebpf::{head, proxy_protocol};
 
 use crate::reader::Window;
 use crate::steer::Opened;
@@ -44,7 +44,9 @@ pub(crate) static OPENED: LruHashMap<Source, Opened> = LruHashMap::with_max_entr
 pub(crate) static DROPPING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// What [`crate::reader`] has no room for on its stack.
 #[map]
-pub(crate) static SCAN: PerCpuArray<Scan> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static HEAD: PerCpuArray<head::Scan> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static PROXY_HEADER: PerCpuArray<proxy_protocol::Scan> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
 #[map]

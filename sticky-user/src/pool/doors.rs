@@ -8,7 +8,7 @@ use anyhow::{Context as _, Error, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{ProgramFd, SkReuseport, SocketFilter};
 use rustix::net::sockopt;
-use sticky_ebpf::abi::{Config, Gate as State, Sharing, maps};
+use sticky_ebpf::abi::{Config, Gate as State, ProxyProtocol, Sharing, maps};
 
 use super::{Pool, steer};
 use crate::gate::{self, Gate, Reaper};
@@ -109,7 +109,8 @@ impl Pool {
     /// The gate's sockets, with the program that reads requests in its place; or why there is no gate.
     fn prepare_gate(&mut self, uid: u32) -> Result<gate::Sockets, State> {
         let config = self.pins.config().map_err(|error| no_gate(State::NoSockets, &error))?;
-        if config.proxies.sharing() == Sharing::Shared || config.proxies.protocol().is_some() {
+        let strips = config.proxies.protocol() == Some(ProxyProtocol::Strip);
+        if config.proxies.sharing() == Sharing::Shared || strips {
             return Err(State::Useless);
         }
         if !gate::has_cookies() {

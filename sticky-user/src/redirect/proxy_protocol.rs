@@ -7,6 +7,7 @@ use bytes::{Buf as _, BytesMut};
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 use sticky_ebpf::abi::{Event, ProxyProtocol};
 use sticky_ebpf::client::Client;
+use sticky_ebpf::proxy_protocol::LONGEST;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,9 +15,6 @@ use tokio::time::timeout;
 use super::upstream::{Failure, Key, Wire};
 use super::{Lane, tunnel};
 use crate::say::Seldom;
-
-/// The longest header that is read. Version 1 has at most 107 bytes; version 2 carries certificates and the like.
-const LONGEST: usize = 16 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(
@@ -35,7 +33,7 @@ pub async fn serve(
         Ok(Err(error)) => return Err(error),
     };
     // LOCAL and UNKNOWN speak for the proxy itself.
-    let source = source.filter(|source| !source.ip().is_unspecified()).unwrap_or(proxy);
+    let source = source.filter(|source| !Client::from(source.ip()).is_unspecified()).unwrap_or(proxy);
     let Some(mut worker) = reach(lane, proxy, source).await? else { return Ok(()) };
     if protocol == ProxyProtocol::Strip {
         bytes.advance(length);

@@ -39,12 +39,18 @@ pub struct Asked {
 impl Scene {
     /// Sets it up, with these options besides the trust in the proxy.
     pub fn new(options: &[&str]) -> Self {
+        Self::start(&[&["--proxy-connections", "shared"], options].concat())
+    }
+
+    /// The same, with a gate before the redirect.
+    pub fn gated(options: &[&str]) -> Self {
+        Self::start(options)
+    }
+
+    fn start(options: &[&str]) -> Self {
         let net = net::isolate();
         let workers = Workers::new(2);
-        let sticky = start_sticky(
-            &[&["attach", "3000", "--trust", "127.0.0.1/32", "--proxy-connections", "shared"], options]
-                .concat(),
-        );
+        let sticky = start_sticky(&[&["attach", "3000", "--trust", "127.0.0.1/32"], options].concat());
         sticky.wait_for("[::]:3000 trusts ");
         sticky.wait_for("is steered: 2 workers");
         Self { sticky, workers, _net: net }

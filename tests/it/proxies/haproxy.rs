@@ -86,16 +86,28 @@ fn proxy_protocol_2_without_its_header() {
     proxy_protocol("send-proxy-v2");
 }
 
-#[test]
-fn proxy_protocol_with_its_header() {
+/// The worker gets the header, so the kernel can give it the connection.
+fn proxy_protocol_with_its_header(server: &str) {
     let _net = net::isolate();
     let app = app("peers.py");
     let _sticky = run(&["--proxy-protocol", "pass"], &["python3", &app, "::", "3000"]);
-    let _haproxy = haproxy("", "send-proxy");
-    let (visits, _) = check(requests(2_000));
+    let _haproxy = haproxy("", server);
+    let (visits, pool) = check(requests(2_000));
     for visit in visits {
         let told = visit.answer.expect("an answer").told();
         let header = told["proxy"].as_str().expect("a PROXY header");
         assert!(header.starts_with(&format!("PROXY TCP4 {} 127.0.0.1 ", visit.client)), "{header}");
     }
+    assert!(outcome(&pool, "gated") >= CLIENTS as u64, "{pool:#?}");
+    assert_eq!((outcome(&pool, "redirected"), counted(&pool, "connections")), (0, 0), "{pool:#?}");
+}
+
+#[test]
+fn proxy_protocol_1_with_its_header() {
+    proxy_protocol_with_its_header("send-proxy");
+}
+
+#[test]
+fn proxy_protocol_2_with_its_header() {
+    proxy_protocol_with_its_header("send-proxy-v2");
 }

@@ -22,10 +22,10 @@ fn budget(program: &str) -> [u64; FIGURES.len()] {
     match program {
         "steer" =>           [1800,  70_000,   1100,  650, 224],
         // What goes through a head is a function of its own.
-        "reader" =>          [1800, 200_000, 11_500, 4000, 320],
+        "reader" =>          [2000, 300_000, 17_000, 8000, 360],
         // The log lines, which are only loaded when asked for.
         "steer_traced" =>    [2500, 220_000,   7500, 1400, 512],
-        "reader_traced" =>   [2500, 240_000, 12_500, 4500, 512],
+        "reader_traced" =>   [2500, 300_000, 17_000, 8000, 512],
         "peer4" | "peer6" => [ 200,     130,     10,   10,  64],
         _ =>                 [ 100,      40,      4,    4,  32],
     }
