@@ -23,6 +23,9 @@ pub const LONGEST: u32 = 8192;
 /// The most lines of a head.
 const LINES: u32 = 100;
 
+/// Words of a value that one step looks at.
+const WORDS: u32 = 8;
+
 /// What is looked at.
 pub trait Bytes {
     /// The eight bytes from `at` on, the first of them in the lowest bits. Beyond the end there may be anything.
@@ -171,7 +174,7 @@ impl Scan {
                 self.next = if words::byte(word, 0) == b'\n' { Next::Name } else { Next::Strange };
             }
             Next::Name => self.name(word),
-            Next::Value => self.value(word),
+            Next::Value => self.value(word, bytes),
             Next::ClientValue => self.client_value(word, trusted),
             Next::ConnectionValue => self.connection_value(word),
             Next::HostValue => self.host_value(word),
@@ -287,8 +290,15 @@ impl Scan {
         };
     }
 
+    /// Most of a head, so many words of it at a time.
     #[inline(always)]
-    fn value(&mut self, word: u64) {
+    fn value<B: Bytes + ?Sized>(&mut self, mut word: u64, bytes: &B) {
+        let mut words = 1;
+        while words < WORDS && words::controls(word) == 0 && self.end - self.at > 8 {
+            self.at += 8;
+            word = bytes.word(self.at);
+            words += 1;
+        }
         let plain = words::count(words::controls(word));
         if plain >= self.there() {
             self.at += self.there();
@@ -297,6 +307,10 @@ impl Scan {
         self.at += plain + 1;
         self.next = match words::byte(word, plain) {
             b'\t' => Next::Value,
+            b'\r' if plain < 7 && self.at < self.end && words::byte(word, plain + 1) == b'\n' => {
+                self.at += 1;
+                Next::Name
+            }
             b'\r' => Next::LineFeed,
             _ => Next::Strange,
         };

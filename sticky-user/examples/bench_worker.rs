@@ -45,7 +45,7 @@ async fn serve(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     while stream.read_buf(&mut request).await? > 0 {
         if request.ends_with(b"\r\n\r\n") {
             stream.write_all(answer).await?;
-            if contains(&request, b"\r\nConnection: close\r\n") {
+            if contains(&request, b"\r\nconnection: close\r\n") {
                 break;
             }
             request.clear();
@@ -54,6 +54,7 @@ async fn serve(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whatever the case: HAProxy writes all names in lower case.
 fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+    text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
 }

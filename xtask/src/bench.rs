@@ -2,16 +2,20 @@
 
 mod direct;
 mod figures;
+mod gate;
 mod joining;
 mod load;
 mod machine;
+mod meter;
 mod process;
 mod program;
 mod proxied;
+mod proxies;
 mod rates;
 mod report;
 mod rounds;
 mod sandbox;
+mod status;
 
 use anyhow::Result;
 
@@ -26,6 +30,7 @@ pub struct Args {
 enum What {
     Direct(direct::Args),
     Proxied(proxied::Args),
+    Gate(gate::Args),
 }
 
 /// Measures. A figure out of reach is told, and is no failure.
@@ -33,5 +38,6 @@ pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
         What::Direct(args) => direct::direct(args),
         What::Proxied(args) => proxied::proxied(args),
+        What::Gate(args) => gate::gate(args),
     }
 }

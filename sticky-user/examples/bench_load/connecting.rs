@@ -1,14 +1,14 @@
-//! Clients that open a connection for each request.
+//! Clients that open a connection for each request, or a proxy that does it for them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::Args;
 use crate::tally::{Tally, Worker, body};
+use crate::{Args, Mode, request};
 
 /// Client ports; servers to be tested listen elsewhere.
 const PORTS: std::ops::Range<u16> = 10_000..60_000;
@@ -29,15 +29,22 @@ pub fn run(args: &Args) -> Result<Tally> {
 fn requests(args: &Args, number: usize) -> Result<Tally> {
     let end = Instant::now() + args.duration();
     let own: Vec<_> = (number..args.clients.max(number + 1)).step_by(args.at_a_time).collect();
+    let requests: Vec<_> = own.iter().map(|&client| request::of(args, client)).collect();
     let mut tally = Tally::begin(args.clients.max(number + 1));
-    for (port, &client) in PORTS.flat_map(|port| own.iter().map(move |client| (port, client))) {
+    for (port, which) in PORTS.flat_map(|port| (0..own.len()).map(move |which| (port, which))) {
         let begin = Instant::now();
         if begin >= end {
             break;
         }
-        let mut stream = args.connect(SocketAddrV4::new(args.address(client), port))?;
-        let worker = ask(&mut stream, b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        tally.answer(client, worker, begin.elapsed());
+        let from = match args.mode {
+            Mode::Closing => SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
+            Mode::Connect | Mode::KeepAlive | Mode::Forwarded => {
+                SocketAddrV4::new(args.address(own[which]), port)
+            }
+        };
+        let mut stream = args.connect(from)?;
+        let worker = ask(&mut stream, &requests[which])?;
+        tally.answer(own[which], worker, begin.elapsed());
     }
     Ok(tally)
 }

@@ -10,8 +10,9 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use crate::connecting::ask;
+use crate::pace::Pace;
 use crate::tally::{Tally, body};
-use crate::{Args, Mode};
+use crate::{Args, Mode, request};
 
 /// How long there may be no answer at all.
 const LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -30,14 +31,14 @@ pub struct Connection {
 pub fn open(args: &Args) -> Result<Vec<Connection>> {
     let count = match args.mode {
         Mode::Forwarded => args.at_a_time,
-        Mode::KeepAlive | Mode::Connect => args.clients,
+        Mode::KeepAlive | Mode::Connect | Mode::Closing => args.clients,
     };
     let requests = requests(args);
     let connection = |number| {
         let client = number % args.clients;
         let address = match args.mode {
             Mode::Forwarded => Ipv4Addr::LOCALHOST,
-            Mode::KeepAlive | Mode::Connect => args.address(client),
+            Mode::KeepAlive | Mode::Connect | Mode::Closing => args.address(client),
         };
         let mut stream = args.connect(SocketAddrV4::new(address, 0))?;
         ask(&mut stream, &requests[client])?;
@@ -49,15 +50,10 @@ pub fn open(args: &Args) -> Result<Vec<Connection>> {
 
 /// What each client sends.
 fn requests(args: &Args) -> Vec<Vec<u8>> {
-    let forwarded = |client| match args.mode {
-        Mode::Forwarded => format!("X-Forwarded-For: {}\r\n", args.address(client)),
-        Mode::KeepAlive | Mode::Connect => String::new(),
-    };
-    let request = |client| format!("GET / HTTP/1.1\r\nHost: bench\r\n{}\r\n", forwarded(client)).into_bytes();
-    (0..args.clients).map(request).collect()
+    (0..args.clients).map(|client| request::of(args, client)).collect()
 }
 
-/// Whenever an answer comes, the connection that has rested longest sends the next request.
+/// The connection that has rested longest sends the next request, when an answer has come or it is time for one.
 pub fn run(args: &Args, connections: &mut [Connection]) -> Result<Tally> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (number, connection) in connections.iter().enumerate() {
@@ -65,30 +61,33 @@ pub fn run(args: &Args, connections: &mut [Connection]) -> Result<Tally> {
         epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)?;
     }
     let mut resting: VecDeque<_> = (0..connections.len()).collect();
+    let most = args.rate.map_or(args.at_a_time.min(connections.len()), |_| connections.len());
     let mut requests = Requests { of: requests(args), shared: args.mode == Mode::Forwarded, next: 0 };
     let mut events = Vec::with_capacity(args.at_a_time);
     let mut tally = Tally::begin(args.clients);
-    let end = Instant::now() + args.duration();
-    for number in resting.drain(..args.at_a_time.min(connections.len())) {
-        requests.send(&mut connections[number])?;
-    }
-    let mut waiting = connections.len() - resting.len();
-    while waiting > 0 {
+    let mut pace = Pace::begin(args);
+    loop {
+        while connections.len() - resting.len() < most
+            && let Some(since) = pace.due()
+            && let Some(next) = resting.pop_front()
+        {
+            requests.send(&mut connections[next], since)?;
+        }
+        let waiting = connections.len() - resting.len();
+        let rest = if waiting < most { pace.rest() } else { None };
+        if waiting == 0 && rest.is_none() {
+            return Ok(tally);
+        }
         events.clear();
-        ensure!(epoll::wait(&epoll, spare_capacity(&mut events), Some(&LIMIT))? > 0, "no answer for 10 s");
+        let count = epoll::wait(&epoll, spare_capacity(&mut events), Some(&rest.unwrap_or(LIMIT)))?;
+        ensure!(count > 0 || rest.is_some(), "no answer for 10 s");
         for event in &events {
             let number = event.data.u64() as usize;
-            if !connections[number].receive(&mut tally)? {
-                continue;
-            }
-            resting.push_back(number);
-            match resting.pop_front() {
-                Some(next) if Instant::now() < end => requests.send(&mut connections[next])?,
-                _ => waiting -= 1,
+            if connections[number].receive(&mut tally)? {
+                resting.push_back(number);
             }
         }
     }
-    Ok(tally)
 }
 
 struct Requests {
@@ -101,12 +100,13 @@ struct Requests {
 }
 
 impl Requests {
-    fn send(&mut self, connection: &mut Connection) -> Result<()> {
+    /// The answer is waited for `since` then.
+    fn send(&mut self, connection: &mut Connection, since: Instant) -> Result<()> {
         if self.shared {
             connection.client = self.next;
             self.next = (self.next + 1) % self.of.len();
         }
-        connection.since = Instant::now();
+        connection.since = since;
         connection.stream.write_all(&self.of[connection.client]).context("cannot send")
     }
 }

@@ -5,6 +5,8 @@
 
 mod connecting;
 mod lasting;
+mod pace;
+mod request;
 mod tally;
 
 use std::io::{self, Read as _, Write as _};
@@ -30,6 +32,12 @@ struct Args {
     net: u8,
     /// How many clients
     clients: usize,
+    /// Requests a second over lasting connections, rather than as many as are answered
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Bytes of each request, rather than a short one: what a browser says
+    #[arg(long)]
+    head: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -40,6 +48,8 @@ enum Mode {
     KeepAlive,
     /// As a reverse proxy does it: the clients share as many connections as there are requests at a time
     Forwarded,
+    /// As a reverse proxy does it that shares none: a connection from its address for each request
+    Closing,
 }
 
 impl Args {
@@ -66,7 +76,7 @@ impl Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let tally = match args.mode {
-        Mode::Connect => {
+        Mode::Connect | Mode::Closing => {
             await_start()?;
             connecting::run(&args)?
         }

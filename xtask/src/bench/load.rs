@@ -5,14 +5,19 @@ use anyhow::{Context as _, Result, ensure};
 use super::process::{Process, example};
 
 /// What clients do.
+#[derive(Clone, Copy)]
 pub struct Load {
     /// `connect` for a connection each request, `keep-alive` for one each client, `forwarded` for what a reverse proxy
-    /// does: shared ones.
+    /// does: shared ones, or `closing`: one each request.
     pub mode: &'static str,
     /// Requests at a time.
     pub at_a_time: usize,
     /// Clients, others in each round.
     pub clients: usize,
+    /// Requests a second, over lasting connections; `None` for as many as are answered.
+    pub rate: Option<u32>,
+    /// Bytes of each request, with what a browser says; `None` for a short one.
+    pub head: Option<usize>,
 }
 
 /// How a load was answered.
@@ -39,12 +44,19 @@ impl Answers {
 }
 
 impl Load {
+    /// Short requests, as many as are answered.
+    pub const fn new(mode: &'static str, at_a_time: usize, clients: usize) -> Self {
+        Self { mode, at_a_time, clients, rate: None, head: None }
+    }
+
     /// Opens the lasting connections, and waits for an answer on each.
     pub fn start(&self, port: u16, round: usize, seconds: f64) -> Result<Running> {
         let network = 1 + round % 250;
         let mut command = example("bench_load");
         command.args([self.mode, &port.to_string(), &seconds.to_string()]);
         command.args([self.at_a_time, network, self.clients].map(|number| number.to_string()));
+        command.args(self.rate.map(|rate| format!("--rate={rate}")));
+        command.args(self.head.map(|head| format!("--head={head}")));
         let mut process = Process::start(&mut command)?;
         ensure!(process.line()? == "ready", "the load is expected to say when it is ready");
         Ok(Running(process))

@@ -1,9 +1,7 @@
 //! `cargo xtask bench proxied`: clients behind a reverse proxy, through sticky's redirect and through others.
 
 mod hop;
-mod meter;
 mod profile;
-mod proxies;
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -15,12 +13,12 @@ use super::figures::Median;
 use super::load::{Answers, Load};
 use super::machine::{self, Processors};
 use super::process::Process;
+use super::proxies::{AT_A_TIME, BEHIND, CLIENTS, Listen, Program, Role, WORKERS};
 use super::report::{Reach, Report};
 use super::rounds::{Length, Rounds};
-use super::sandbox;
+use super::{meter, sandbox};
 use crate::say;
 use hop::{Hop, KINDS, Kind};
-use proxies::{Listen, Program, Role};
 
 /// sticky's redirect against HAProxy and nginx that choose the worker, in rounds that take turns
 ///
@@ -56,14 +54,8 @@ enum Front {
     Nginx,
 }
 
-const WORKERS: usize = 4;
-const CLIENTS: usize = 200;
-/// Requests at a time.
-const AT_A_TIME: usize = 64;
 /// The load as a proxy: as many connections as there are requests at a time.
-const PROXY: Load = Load { mode: "forwarded", at_a_time: AT_A_TIME, clients: CLIENTS };
-/// The load as clients of a proxy, each with a connection.
-const BEHIND: Load = Load { mode: "keep-alive", at_a_time: AT_A_TIME, clients: CLIENTS };
+const PROXY: Load = Load::new("forwarded", AT_A_TIME, CLIENTS);
 /// Connections that are open and idle.
 const IDLE: usize = 2000;
 /// How often memory is looked at, which hardly varies.
@@ -195,8 +187,7 @@ const FRONT: u16 = 50;
 fn put_in_front(proxy: Program, hops: &[Hop]) -> Result<Process> {
     let listen = |hop: &Hop| Listen { port: hop.port + FRONT, servers: vec![hop.port], role: Role::Front };
     let listens: Vec<_> = hops.iter().map(listen).collect();
-    let mut command = proxy.command("front", Processors::all().count(), &listens)?;
-    hop::serve(&mut command, listens[0].port, hop::listens)
+    proxy.put_in_front(Processors::all().count(), &listens)
 }
 
 /// A round of `load` on `port`, which leads to `hop`.

@@ -8,9 +8,9 @@ use super::rounds::Rounds;
 use crate::workspace;
 
 /// Short connections, eight at a time: enough to keep two processors busy.
-pub const CONNECT: Load = Load { mode: "connect", at_a_time: 8, clients: 256 };
+pub const CONNECT: Load = Load::new("connect", 8, 256);
 /// 64 lasting connections, each from an address of its own.
-pub const KEEP_ALIVE: Load = Load { mode: "keep-alive", at_a_time: 64, clients: 64 };
+pub const KEEP_ALIVE: Load = Load::new("keep-alive", 64, 64);
 
 /// How a pool is steered.
 #[derive(Clone, Copy, PartialEq)]

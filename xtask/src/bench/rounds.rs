@@ -83,6 +83,11 @@ impl<T> Rounds<T> {
         Median::of(self.rounds.iter().map(|round| figure(&round[n]) / figure(&round[base])))
     }
 
+    /// The sum over all rounds of the `n`-th kind.
+    pub fn sum(&self, n: usize, figure: impl Fn(&T) -> f64) -> f64 {
+        self.rounds.iter().map(|round| figure(&round[n])).sum()
+    }
+
     /// Says how sure the figures are.
     pub fn doubts(&self, report: &mut Report) {
         if self.disturbed > 0 {

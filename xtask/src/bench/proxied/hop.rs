@@ -1,21 +1,11 @@
 //! The hops that are compared: each chooses the worker by the client that `X-Forwarded-For` names.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpStream};
-use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use anyhow::Result;
 
-use anyhow::{Result, bail};
-
-use super::proxies::{Listen, Program, Role};
 use crate::bench::machine::Processors;
 use crate::bench::process::{Pool, Process, sticky};
-use crate::bench::sandbox::FILES;
-use crate::workspace;
-
-/// How long a hop may take to listen.
-const LIMIT: Duration = Duration::from_secs(20);
+use crate::bench::proxies::{Listen, Program, Role, listening, serve};
+use crate::bench::status;
 
 /// What makes a hop.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,8 +24,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sticky => "sticky",
-            Self::Proxy(Program::Haproxy) => "HAProxy",
-            Self::Proxy(Program::Nginx) => "nginx",
+            Self::Proxy(program) => program.name(),
         }
     }
 }
@@ -94,33 +83,12 @@ fn start(kind: Kind, port: u16, workers: &[Pool], processors: Processors) -> Res
     };
     let up = match kind {
         Kind::Sticky => redirects,
-        Kind::Proxy(_) => listens,
+        Kind::Proxy(_) => listening,
     };
     serve(&mut processors.only(&command), port, up)
 }
 
-/// Starts a server, and waits until `port` is `up`.
-pub fn serve(command: &mut Command, port: u16, up: impl Fn(u16) -> bool) -> Result<Process> {
-    let log = format!("{FILES}/{port}.log");
-    let process = Process::start(command.stderr(File::create(&log)?))?;
-    let begin = Instant::now();
-    while !up(port) {
-        if begin.elapsed() > LIMIT {
-            let said = fs::read_to_string(log)?;
-            bail!("nothing listens on port {port} after {LIMIT:?}: {}", said.trim_end());
-        }
-        sleep(Duration::from_millis(20));
-    }
-    Ok(process)
-}
-
-/// Whether somebody listens there.
-pub fn listens(port: u16) -> bool {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// Whether the pool's redirect does. Its workers do all the time.
+/// Whether the pool's redirect listens. Its workers do all the time.
 fn redirects(port: u16) -> bool {
-    let status = workspace::output(sticky().args(["status", "--json", &port.to_string()]));
-    status.is_ok_and(|text| text.split_whitespace().collect::<String>().contains(r#""listening":true"#))
+    status::of(port).is_ok_and(|pool| pool["redirect"]["listening"] == true)
 }

@@ -1,4 +1,4 @@
-//! What a hop takes: processor time and memory, of its own processes alone.
+//! What a server takes: processor time and memory, of its own processes alone.
 
 use std::fs;
 use std::path::Path;
@@ -28,6 +28,18 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
 /// The same, of the first thread alone.
 pub fn first_thread_time(pid: u32) -> Result<Duration> {
     running(Path::new(&format!("/proc/{pid}/task/{pid}")))
+}
+
+/// The same, of the threads whose names begin like this.
+pub fn threads_time(pid: u32, name: &str) -> Result<Duration> {
+    let mut time = Duration::ZERO;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        if fs::read_to_string(thread.join("comm"))?.starts_with(name) {
+            time += running(&thread)?;
+        }
+    }
+    Ok(time)
 }
 
 fn running(thread: &Path) -> Result<Duration> {
