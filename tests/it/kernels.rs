@@ -154,6 +154,7 @@ fn steers(suite: &str, release: &str) {
     }
     attach_steers(&mut machine);
     run_steers(&mut machine);
+    gate_decides(&mut machine);
 }
 
 fn attach_steers(machine: &mut Machine) {
@@ -188,5 +189,22 @@ fn run_steers(machine: &mut Machine) {
     }
     assert_eq!(met, explained(machine, 4000));
     check_counts(&json(machine, "sticky status 4000"), &met);
+    machine.ok("kill $RUN; wait $RUN");
+}
+
+/// A trusted peer's connections are sent to the workers of the clients in their requests.
+fn gate_decides(machine: &mut Machine) {
+    let answer = r"printf '#!/bin/sh\nread a; read b; read c\necho $((STICKY_WORKER - 1))\n'";
+    machine.ok(&format!("{answer} > /tmp/answer; chmod +x /tmp/answer"));
+    machine.ok("sticky run -w 4 --trust 127.0.0.1 -- nc -ll -p 5000 -e /tmp/answer 2> /tmp/run & RUN=$!");
+    machine.ok("until grep 'is complete: 4 workers listen' /tmp/run; do kill -0 $RUN && usleep 100000 || break; done");
+    for n in 1..=CLIENTS {
+        let request = format!(r"GET / HTTP/1.0\r\nX-Forwarded-For: 203.0.113.{n}\r\n\r\n");
+        let slot = machine.ok(&format!("printf '{request}' | nc 127.0.0.1 5000"));
+        let explained = json(machine, &format!("sticky explain 203.0.113.{n} 5000"));
+        assert_eq!(slot.trim().parse().ok(), explained[0]["slot"].as_u64(), "203.0.113.{n}: {slot}");
+    }
+    let pools = json(machine, "sticky status 5000");
+    assert_eq!((&pools[0]["gate"]["open"], &pools[0]["outcomes"]["gated"]), (&true.into(), &CLIENTS.into()));
     machine.ok("kill $RUN; wait $RUN");
 }

@@ -35,10 +35,12 @@ fn redirected(stage: &Stage, why: &str, hint: &str) {
     serves(stage, 8);
     let outcomes = stage.outcomes();
     assert_eq!((outcomes["redirected"], outcomes["gated"]), (8, 0), "{outcomes:?}");
+    let gate = &pool("3000")["gate"];
+    assert_eq!(gate["open"], false);
+    assert!(gate["why"].as_str().is_some_and(|why| why.contains(hint)), "{gate}");
     let status = sticky_ok(&["status", "3000"]);
-    let line = status.lines().find(|line| line.contains("there is no gate: "));
-    assert!(line.is_some_and(|line| line.contains(hint)), "{status}");
-    assert_eq!(pool("3000")["gate"]["open"], false);
+    let why = format!("there is no gate: {}", gate["why"].as_str().unwrap_or_default());
+    assert!(status.contains(&why), "no {why:?} in {status}");
 }
 
 #[test]
