@@ -91,8 +91,9 @@ enum Next {
 pub struct Scan {
     walk: Walk,
     names: Names,
-    /// The first and the last eight bytes of the token of `Connection` that is being read.
+    /// The first and the last eight bytes of the token of `Connection` that is being read; zeros at its start.
     token: [u64; 2],
+    /// Its length, or that of a `Content-Length`; 0 at the start of either.
     token_length: u32,
     at: u32,
     end: u32,
@@ -277,7 +278,6 @@ impl Scan {
         self.at += letters + 1;
         self.lines += 1;
         (self.begun, self.port) = (false, false);
-        (self.token, self.token_length) = ([0; 2], 0);
         self.next = match special {
             _ if empty || words::byte(word, letters) != b':' || self.lines > LINES => Next::Strange,
             Special::None => Next::Value,
@@ -393,6 +393,7 @@ impl Scan {
         match byte {
             b'\r' if self.begun => {
                 self.length = true;
+                self.token_length = 0;
                 self.next = Next::LineFeed;
             }
             b' ' if !self.begun => {}

@@ -30,12 +30,16 @@ pub struct Names {
     client: [u64; WORDS],
     /// Words of the name that have come by.
     part: u32,
-    is_client: bool,
-    is_connection: bool,
-    is_host: bool,
-    is_content_length: bool,
-    is_transfer_encoding: bool,
+    /// The names that it may still be: a bit for each, as setting flags one by one is a call of `memset` in BPF.
+    may_be: u32,
 }
+
+const IS_CLIENT: u32 = 1 << 0;
+const IS_CONNECTION: u32 = 1 << 1;
+const IS_HOST: u32 = 1 << 2;
+const IS_CONTENT_LENGTH: u32 = 1 << 3;
+const IS_TRANSFER_ENCODING: u32 = 1 << 4;
+const ANY: u32 = (1 << 5) - 1;
 
 const CONNECTION: [u64; WORDS] = spelled(b"connection");
 const HOST: [u64; WORDS] = spelled(b"host");
@@ -56,15 +60,7 @@ const fn spelled(name: &[u8]) -> [u64; WORDS] {
 impl Names {
     /// Looks for no name yet.
     pub const fn new() -> Self {
-        Self {
-            client: [0; WORDS],
-            part: 0,
-            is_client: false,
-            is_connection: false,
-            is_host: false,
-            is_content_length: false,
-            is_transfer_encoding: false,
-        }
+        Self { client: [0; WORDS], part: 0, may_be: 0 }
     }
 
     /// Looks for `client`, besides the names that are always looked for.
@@ -90,12 +86,12 @@ impl Names {
     pub fn part(&mut self, word: u64, count: u32) {
         let word = words::first(words::lower(word), count);
         let at = self.part as usize;
-        let is = |name: &[u64; WORDS]| at < WORDS && name[at % 8 % WORDS] == word;
-        self.is_client &= is(&self.client);
-        self.is_connection &= is(&CONNECTION);
-        self.is_host &= is(&HOST);
-        self.is_content_length &= is(&CONTENT_LENGTH);
-        self.is_transfer_encoding &= is(&TRANSFER_ENCODING);
+        let is = |name: &[u64; WORDS], bit| if at < WORDS && name[at % 8 % WORDS] == word { bit } else { 0 };
+        self.may_be &= is(&self.client, IS_CLIENT)
+            | is(&CONNECTION, IS_CONNECTION)
+            | is(&HOST, IS_HOST)
+            | is(&CONTENT_LENGTH, IS_CONTENT_LENGTH)
+            | is(&TRANSFER_ENCODING, IS_TRANSFER_ENCODING);
         self.part += 1;
     }
 
@@ -103,31 +99,22 @@ impl Names {
     #[inline(always)]
     pub fn end(&mut self, word: u64, count: u32) -> Special {
         self.part(word, count);
-        let special = if self.is_client {
-            Special::Client
-        } else if self.is_connection {
-            Special::Connection
-        } else if self.is_host {
-            Special::Host
-        } else if self.is_content_length {
-            Special::ContentLength
-        } else if self.is_transfer_encoding {
-            Special::TransferEncoding
-        } else {
-            Special::None
-        };
+        let is = self.may_be;
         self.restart();
-        special
+        match () {
+            () if is & IS_CLIENT != 0 => Special::Client,
+            () if is & IS_CONNECTION != 0 => Special::Connection,
+            () if is & IS_HOST != 0 => Special::Host,
+            () if is & IS_CONTENT_LENGTH != 0 => Special::ContentLength,
+            () if is & IS_TRANSFER_ENCODING != 0 => Special::TransferEncoding,
+            () => Special::None,
+        }
     }
 
     /// Begins with another name.
     #[inline(always)]
     fn restart(&mut self) {
         self.part = 0;
-        self.is_client = true;
-        self.is_connection = true;
-        self.is_host = true;
-        self.is_content_length = true;
-        self.is_transfer_encoding = true;
+        self.may_be = ANY;
     }
 }

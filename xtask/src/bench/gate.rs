@@ -133,7 +133,7 @@ fn tell(report: &mut Report, samples: &Rounds<Sample>) {
     report.ratio("requests/s, sticky : plain", ratio, Some(Reach(0.95, f64::INFINITY)));
     report.ratio("median latency, sticky : plain", samples.ratio(STICKY, PLAIN, Sample::p50), None);
     let work = |figure: fn(&Work) -> f64| samples.median(STICKY, |sample| figure(&sample.work));
-    report.figure("decided by the gate", work(Work::share), "%", None);
+    report.figure("not decided by the gate", work(Work::left), "%", None);
     report.figure("sticky's CPU time, a connection", work(|work| work.each(work.all)), "µs", None);
     report.figure("  for reaping", work(|work| work.each(work.reaping)), "µs", None);
     report.figure("  in the redirect", work(|work| work.each(work.redirecting)), "µs", None);

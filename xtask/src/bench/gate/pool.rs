@@ -88,9 +88,9 @@ impl Work {
         (self.gated + self.others + self.recurred) as f64
     }
 
-    /// How many of a hundred the gate decided.
-    pub fn share(&self) -> f64 {
-        self.gated as f64 * 100.0 / self.connections()
+    /// How many of a hundred the gate left to the redirect.
+    pub fn left(&self) -> f64 {
+        100.0 - self.gated as f64 * 100.0 / self.connections()
     }
 
     /// Microseconds of `time` for each connection.
