@@ -2,7 +2,9 @@
 //!
 //! The way of a command: [`cli`] is what was typed; [`run`] supervises workers and [`attach`] follows those that run
 //! already. Both find [`listeners`], see in a [`group`] which belong together, and put them into the slots of a
-//! [`pool`], whose program steers every connection from then on. [`status`] and [`explain`] read what is pinned.
+//! [`pool`], whose program steers every connection from then on. Of trusted proxies' connections, those that come through
+//! the [`gate`] the program decides as well, and the [`redirect`] has the others. [`status`] and [`explain`] read what is
+//! pinned.
 #![deny(unsafe_code)]
 
 pub mod attach;

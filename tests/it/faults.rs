@@ -19,18 +19,18 @@ use crate::harness::process::{Process, outcome, pids, pool, start_sticky, sticky
 use crate::harness::scene::{POOL, PROXY, Scene};
 use crate::harness::{app, eventually, net};
 
-const CLIENTS: usize = 64;
+pub(crate) const CLIENTS: usize = 64;
 
-fn to() -> SocketAddr {
+pub(crate) fn to() -> SocketAddr {
     POOL.parse().expect("an address")
 }
 
-fn clients() -> Vec<IpAddr> {
+pub(crate) fn clients() -> Vec<IpAddr> {
     (1..=CLIENTS).map(loopback).collect()
 }
 
 /// Each client's worker, from now on.
-fn at_home() -> HashMap<IpAddr, u64> {
+pub(crate) fn at_home() -> HashMap<IpAddr, u64> {
     let homes = Homes::now();
     clients().into_iter().map(|client| (client, homes.of(client))).collect()
 }
@@ -42,7 +42,7 @@ fn askers() -> Vec<Asker> {
 
 /// Waits until so many more requests have been answered, well or not.
 #[track_caller]
-fn more(visits: &Mutex<Vec<Visit>>, count: usize) {
+pub(crate) fn more(visits: &Mutex<Vec<Visit>>, count: usize) {
     let now = visits.lock().expect("no thread panics").len();
     eventually("more requests", || {
         (visits.lock().expect("no thread panics").len() >= now + count).then_some(())
@@ -55,7 +55,7 @@ fn kill(pid: u64) {
 }
 
 /// A worker that sticky did not start.
-fn worker() -> Process {
+pub(crate) fn worker() -> Process {
     let process = Process::start(Command::new("python3").args([&app("peers.py"), "::", "3000", "reuseport"]));
     process.wait_for("listening");
     process

@@ -1,58 +1,25 @@
 //! What clients whose connections the kernel decides notice when workers or sticky itself come and go.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
-use std::sync::Mutex;
+use std::net::IpAddr;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::affinity::Homes;
+use crate::faults::{CLIENTS, at_home, clients, more, to, worker};
 use crate::harness::client::loopback;
 use crate::harness::http::Wire;
-use crate::harness::load::{Asker, Visit, all_at_home, load, under_load};
+use crate::harness::load::{Asker, all_at_home, load, under_load};
 use crate::harness::process::{Process, outcome, pids, pool, start_sticky};
 use crate::harness::scene::{POOL, PROXY};
 use crate::harness::{app, eventually, net};
 
-const CLIENTS: usize = 64;
-
-fn to() -> SocketAddr {
-    POOL.parse().expect("an address")
-}
-
-fn clients() -> impl Iterator<Item = IpAddr> {
-    (1..=CLIENTS).map(loopback)
-}
-
-fn at_home() -> HashMap<IpAddr, u64> {
-    let homes = Homes::now();
-    clients().map(|client| (client, homes.of(client))).collect()
-}
-
 fn askers() -> Vec<Asker> {
-    clients().map(|client| Asker::each_behind(PROXY.into(), client)).collect()
-}
-
-/// Waits until so many more requests have been answered, well or not.
-#[track_caller]
-fn more(visits: &Mutex<Vec<Visit>>, count: usize) {
-    let now = visits.lock().expect("no thread panics").len();
-    eventually("more requests", || {
-        (visits.lock().expect("no thread panics").len() >= now + count).then_some(())
-    });
+    clients().into_iter().map(|client| Asker::each_behind(PROXY.into(), client)).collect()
 }
 
 fn send(pid: u64, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a PID")).expect("a PID");
     kill_process(pid, signal).expect("the worker is there");
-}
-
-/// A worker that sticky did not start.
-fn worker() -> Process {
-    let process = Process::start(Command::new("python3").args([&app("peers.py"), "::", "3000", "reuseport"]));
-    process.wait_for("listening");
-    process
 }
 
 fn attach(how: &str) -> Process {
@@ -164,7 +131,7 @@ fn waiting_connections_of_a_killed_worker_move_with_their_client() {
         "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {}\r\nConnection: close\r\n\r\n",
         loopback(1)
     ));
-    let stopped: Vec<IpAddr> = clients().filter(|client| homes[client] == victim).collect();
+    let stopped: Vec<IpAddr> = clients().into_iter().filter(|client| homes[client] == victim).collect();
     let askers = stopped.iter().map(|client| Asker::each_behind(PROXY.into(), *client)).collect();
     let visits = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| load(to(), askers, |round| round < 1));
