@@ -45,9 +45,12 @@ pub const MAX_TRUSTED: usize = 1024;
 /// The most connections of the redirect to workers at a time.
 pub const MAX_RELAYED: usize = 1 << 16;
 
-/// The most connections that are remembered after they came to the gate, and after it sent them to a worker, with their
-/// client; the oldest are forgotten.
+/// The most connections whose client is remembered after the gate sent them to a worker, where workers are to see it; the
+/// oldest are forgotten.
 pub const MAX_GATED: usize = 1 << 14;
+
+/// Places for the numbers by which connections to the gate were just opened: one for each port of an address.
+pub const MAX_OPENED: usize = 1 << 16;
 
 /// Names of maps and programs: in the object, and as files of the pool's directory.
 pub mod maps {
@@ -65,7 +68,7 @@ pub mod maps {
     pub const RELAYED: &str = "RELAYED";
     /// `LruHashMap<Source, Client>`: connections that the gate sent to workers, and their clients.
     pub const GATED: &str = "GATED";
-    /// Connections that were just sent to the gate; not pinned.
+    /// By which number connections to the gate were just opened; not pinned.
     pub const OPENED: &str = "OPENED";
     /// Program array of one: the program that reads a first segment, while there is a gate; not pinned.
     pub const READER: &str = "READER";

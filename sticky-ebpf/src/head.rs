@@ -273,7 +273,9 @@ impl Scan {
         }
         let empty = self.names.at_start() && letters == 0;
         let special = self.names.end(word, letters);
-        self.at += letters + 1;
+        // The colon, and the space that mostly follows.
+        let spaced = words::byte(word, letters + 1) == b' ' && letters + 1 < self.there();
+        self.at += letters + 1 + u32::from(spaced);
         self.lines += 1;
         (self.begun, self.port) = (false, false);
         self.next = match special {

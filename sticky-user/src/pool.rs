@@ -15,7 +15,7 @@ use aya::programs::SkReuseport;
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use sticky_ebpf::abi::{Config, MAX_GATED, MAX_SLOTS, Proxies, Slot, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_GATED, MAX_OPENED, MAX_SLOTS, Proxies, Slot, VERSION, maps};
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
@@ -123,8 +123,8 @@ impl Pool {
             maps::REDIRECTED,
         ];
         let mut loader = kernel::loader(steering.trace);
-        for name in [maps::GATED, maps::OPENED] {
-            loader.map_max_entries(name, MAX_GATED as u32);
+        for (name, most) in [(maps::GATED, MAX_GATED), (maps::OPENED, MAX_OPENED)] {
+            loader.map_max_entries(name, most as u32);
         }
         for name in pinned {
             loader.map_pin_path(name, dir.join(name));

@@ -23,15 +23,21 @@ impl Scan {
             return;
         }
         self.at += plain + 1;
-        self.next = match words::byte(word, plain) {
-            b'\t' => Next::Value,
-            b'\r' if plain < 7 && self.at < self.end && words::byte(word, plain + 1) == b'\n' => {
-                self.at += 1;
-                Next::Name
-            }
-            b'\r' => Next::LineFeed,
-            _ => Next::Strange,
-        };
+        match words::byte(word, plain) {
+            b'\t' => {}
+            b'\r' => self.line_end(words::byte(word, plain + 1)),
+            _ => self.next = Next::Strange,
+        }
+    }
+
+    /// After a CR: takes the LF too, if it is `following`.
+    #[inline(always)]
+    fn line_end(&mut self, following: u8) {
+        self.next = Next::LineFeed;
+        if following == b'\n' && self.at < self.end {
+            self.at += 1;
+            self.next = Next::Name;
+        }
     }
 
     #[inline(always)]
@@ -41,7 +47,7 @@ impl Scan {
         match byte {
             b'\r' => {
                 self.walk.line_end(trusted);
-                self.next = Next::LineFeed;
+                self.line_end(words::byte(word, 1));
             }
             b'\t' | b' '..=b'~' | 0x80.. => self.walk.byte(byte, trusted),
             _ => self.next = Next::Strange,
@@ -59,7 +65,7 @@ impl Scan {
                 self.upgrade |= self.is_token(b"upgrade");
                 (self.token, self.token_length) = ([0; 2], 0);
                 if byte == b'\r' {
-                    self.next = Next::LineFeed;
+                    self.line_end(words::byte(word, 1));
                 }
             }
             b' ' | b'\t' => {}
@@ -89,17 +95,22 @@ impl Scan {
     /// A name of letters, digits, `-` and `.`, and a port: less than RFC 3986 section 3.2.2 allows.
     #[inline(always)]
     pub(super) fn host_value(&mut self, word: u64) {
+        let named = words::count(words::host_ends(word));
+        if named > 0 && !self.port {
+            self.begun = true;
+            self.at += if named < self.there() { named } else { self.there() };
+            return;
+        }
         let byte = words::byte(word, 0);
         self.at += 1;
         match byte {
             b'\r' => {
                 self.host = true;
-                self.next = Next::LineFeed;
+                self.line_end(words::byte(word, 1));
             }
             b' ' if !self.begun => {}
-            b':' if !self.port => self.port = true,
-            b'0'..=b'9' => self.begun = true,
-            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' if !self.port => self.begun = true,
+            b':' if !self.port => (self.begun, self.port) = (true, true),
+            b'0'..=b'9' => {}
             _ => self.next = Next::Strange,
         }
     }
@@ -112,7 +123,7 @@ impl Scan {
             b'\r' if self.begun => {
                 self.length = true;
                 self.token_length = 0;
-                self.next = Next::LineFeed;
+                self.line_end(words::byte(word, 1));
             }
             b' ' if !self.begun => {}
             // At most 15 digits, which nobody counts wrong.

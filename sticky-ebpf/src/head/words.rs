@@ -57,6 +57,14 @@ pub const fn name_ends(word: u64) -> u64 {
     !(letters | others) & HIGH
 }
 
+/// What a host's name does not have: all but letters, digits, `-` and `.`.
+#[inline(always)]
+pub const fn host_ends(word: u64) -> u64 {
+    let letters = between(lower(word), b'a', b'z') & !word;
+    let others = between(word, b'0', b'9') | between(word, b'-', b'.');
+    !(letters | others) & HIGH
+}
+
 /// Letters of a name in lower case; `_` becomes DEL, which no name has.
 #[inline(always)]
 pub const fn lower(word: u64) -> u64 {
@@ -104,6 +112,8 @@ mod tests {
             prop_assert_eq!(target_ends(word), mask(bytes, ends));
             let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             prop_assert_eq!(name_ends(word), mask(bytes, |byte| !name(byte)));
+            let host = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            prop_assert_eq!(host_ends(word), mask(bytes, |byte| !host(byte)));
             let first_control = bytes.iter().position(|byte| *byte < b' ' || *byte == 0x7f).unwrap_or(8);
             prop_assert_eq!(count(controls(word)), first_control as u32);
         }

@@ -11,13 +11,13 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
 use sticky_ebpf::abi::{
-    self, Config, Event, MAX_GATED, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table,
+    self, Config, Event, MAX_GATED, MAX_OPENED, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::{head, proxy_protocol};
 
+use crate::opened::Opened;
 use crate::reader::Window;
-use crate::steer::Opened;
 
 #[map]
 pub(crate) static VERSION: Array<u32> = Array::with_max_entries(1, 0);
@@ -38,7 +38,7 @@ pub(crate) static GATED: LruHashMap<Source, Client> = LruHashMap::with_max_entri
 pub(crate) static READER: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// Connections that were just sent to the gate.
 #[map]
-pub(crate) static OPENED: LruHashMap<Source, Opened> = LruHashMap::with_max_entries(MAX_GATED as u32, 0);
+pub(crate) static OPENED: Array<Opened> = Array::with_max_entries(MAX_OPENED as u32, 0);
 /// Whether the next segment at the sink is to be dropped.
 #[map]
 pub(crate) static DROPPING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);

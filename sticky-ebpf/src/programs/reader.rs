@@ -53,8 +53,9 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         return SK_PASS;
     }
     let hash = if known {
-        // For when its worker goes before it accepts, and to tell workers their client.
-        let _ = GATED.insert(Source::new(peer, port), client, 0);
+        if config.proxies.real_client_address() {
+            let _ = GATED.insert(Source::new(peer, port), client, 0);
+        }
         affine(config, client)
     } else {
         spread(config, peer, port)

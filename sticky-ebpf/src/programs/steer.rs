@@ -2,7 +2,6 @@
 //! [`crate::reader`], or the redirect's socket.
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
@@ -10,7 +9,8 @@ use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source,
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
-use crate::maps::{CONFIG, COUNTERS, GATED, OPENED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
+use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
+use crate::opened::Opened;
 use crate::packet::{self, Segment, remote, remote_port, segment, source, source_port};
 use crate::sink;
 
@@ -44,8 +44,8 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         tally.count(Outcome::NoAddress.counter());
         Client::default()
     });
-    let mut hash = affine(config, client);
     let mut decided = migrating.as_ref().map(|_| Outcome::Migrated);
+    let (mut whose, mut by_port) = (client, None);
     if config.proxies.trusting() {
         let port = match &migrating {
             Some(socket) => remote_port(socket),
@@ -54,13 +54,14 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         match proxied(ctx, config, client, port, migrating.is_some(), &mut tally) {
             Proxied::No => {}
             Proxied::Decided(verdict) => return verdict,
-            Proxied::Client(client) => hash = affine(config, client),
-            Proxied::Spread(outcome) => {
-                hash = spread(config, client, port);
-                decided = Some(outcome);
-            }
+            Proxied::Client(client) => whose = client,
+            Proxied::Spread(outcome) => (decided, by_port) = (Some(outcome), Some(port)),
         }
     }
+    let hash = match by_port {
+        Some(port) => spread(config, client, port),
+        None => affine(config, whose),
+    };
     let choice = choose(config, table, hash, |slot| SOCKETS.select(ctx, slot));
     log(client, choice);
     tally.verdict(choice, decided)
@@ -72,7 +73,7 @@ enum Proxied {
     No,
     /// All is done.
     Decided(u32),
-    /// The gate let it in, for this client.
+    /// The gate let it in, for this client, as far as that is remembered.
     Client(Client),
     /// It comes from one, and nobody looks for its client.
     Spread(Outcome),
@@ -108,13 +109,13 @@ fn proxied(
     } else if config.proxies.gated() {
         match segment(ctx) {
             Segment::Opening { sequence } if SOCKETS.select(ctx, GATE) => {
-                let _ = OPENED.insert(source, Opened::now(sequence), 0);
+                Opened::now(peer, port, sequence);
                 return Proxied::Decided(SK_PASS);
             }
             Segment::Bare if sink::drop_it(ctx) => return Proxied::Decided(SK_PASS),
             // The first one was lost, or is being dealt with by another CPU: this one will come again.
             Segment::Data { sequence, .. } | Segment::Closing { sequence }
-                if overtakes(source, sequence) && sink::drop_it(ctx) =>
+                if Opened::overtaken(peer, port, sequence) && sink::drop_it(ctx) =>
             {
                 return Proxied::Decided(SK_PASS);
             }
@@ -132,47 +133,6 @@ fn proxied(
         return Proxied::Decided(SK_PASS);
     }
     Proxied::Spread(Outcome::Unredirected)
-}
-
-/// Whether data, or an end, of this number comes before the first data of its connection. Its cookie would not fit, and
-/// the kernel would reset the connection.
-#[inline(always)]
-fn overtakes(source: Source, sequence: u32) -> bool {
-    // SAFETY: a torn entry makes a segment come again, or a reset where one would have been without us.
-    match unsafe { OPENED.get(source) } {
-        Some(opened) => opened.recently() && opened.sequence.wrapping_add(1) != sequence,
-        None => false,
-    }
-}
-
-/// When a connection was opened, and by which number.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Opened {
-    sequence: u32,
-    /// In units of about a millisecond.
-    at: u32,
-}
-
-impl Opened {
-    /// How long data may wait for the data before it. Afterwards it is left over of a connection that is gone.
-    const LIMIT: u32 = 3000;
-
-    #[inline(always)]
-    fn now(sequence: u32) -> Self {
-        Self { sequence, at: Self::time() }
-    }
-
-    #[inline(always)]
-    fn recently(&self) -> bool {
-        Self::time().wrapping_sub(self.at) < Self::LIMIT
-    }
-
-    #[inline(always)]
-    fn time() -> u32 {
-        // SAFETY: it only reads a clock.
-        (unsafe { bpf_ktime_get_ns() } >> 20) as u32
-    }
 }
 
 /// The zero point of the bench.

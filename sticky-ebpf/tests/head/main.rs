@@ -98,6 +98,8 @@ const TABLE: &[(&str, &str)] = &[
     ("GET / HTTP/1.1~Host: [::1]~~", "strange"),
     ("GET / HTTP/1.1~Host: a b~~", "strange"),
     ("GET / HTTP/1.1~Host: a:b~~", "strange"),
+    ("GET / HTTP/1.1~Host: : 80~~", "strange"),
+    ("GET / HTTP/1.1~Host:   a.b-c:8~Connection:close~~", "alone 10.0.0.1"),
     ("GET / HTTP/1.1~Host: a:1:2~~", "strange"),
     ("|Transfer-Encoding: chunked~Connection: close~~", "strange"),
     ("|Content-Length: 1~Content-Length: 1~~", "strange"),

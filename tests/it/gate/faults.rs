@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::faults::{CLIENTS, at_home, clients, more, to, worker};
 use crate::harness::client::loopback;
@@ -22,8 +23,8 @@ fn send(pid: u64, signal: Signal) {
     kill_process(pid, signal).expect("the worker is there");
 }
 
-fn attach(how: &str) -> Process {
-    let sticky = start_sticky(&["attach", "3000", "--trust", "127.0.0.1/32"]);
+fn attach(how: &str, options: &[&str]) -> Process {
+    let sticky = start_sticky(&[&["attach", "3000", "--trust", "127.0.0.1/32"], options].concat());
     sticky.wait_for(how);
     gate_is_open();
     sticky
@@ -77,7 +78,7 @@ fn killed_workers_cost_only_what_they_had_accepted() {
 fn workers_that_come_and_go_in_order_cost_nothing() {
     let _net = net::isolate();
     let mut workers: Vec<_> = (0..4).map(|_| worker()).collect();
-    let sticky = attach("is steered: 4 workers");
+    let sticky = attach("is steered: 4 workers", &[]);
     let (kept, visits) = under_load(to(), askers(), |visits| {
         more(visits, 500);
         workers.extend([worker(), worker()]);
@@ -94,7 +95,7 @@ fn workers_that_come_and_go_in_order_cost_nothing() {
 fn sticky_stopped_killed_and_started_costs_nothing() {
     let _net = net::isolate();
     let _workers: Vec<_> = (0..4).map(|_| worker()).collect();
-    let mut sticky = attach("is steered: 4 workers");
+    let mut sticky = attach("is steered: 4 workers", &[]);
     let homes = at_home();
     let ((), visits) = under_load(to(), askers(), |visits| {
         for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
@@ -102,7 +103,7 @@ fn sticky_stopped_killed_and_started_costs_nothing() {
             sticky.signal(signal);
             sticky.wait();
             more(visits, 500);
-            sticky = attach("is adopted: 4 workers");
+            sticky = attach("is adopted: 4 workers", &[]);
         }
         more(visits, 500);
     });
@@ -115,13 +116,27 @@ fn sticky_stopped_killed_and_started_costs_nothing() {
     all_at_home(&load(to(), askers(), |round| round < 2), &homes);
 }
 
-/// Connections that wait in the queue of a worker that is killed go to the worker that their client has then.
+/// Connections that wait in the queue of a worker that is killed go to the worker that their client has then: the
+/// redirect reads their requests once more.
 #[test]
 fn waiting_connections_of_a_killed_worker_move_with_their_client() {
+    let pool = killed_with_waiting_connections(&[]);
+    assert!(outcome(&pool, "migrated") == 0 && outcome(&pool, "redirected") > 0, "{pool:#?}");
+}
+
+/// Where the kernel remembers clients, it moves the connections itself.
+#[test]
+fn waiting_connections_of_clients_that_are_remembered_move_at_once() {
+    let pool = killed_with_waiting_connections(&["--real-client-address"]);
+    assert!(outcome(&pool, "migrated") > 0 && outcome(&pool, "redirected") == 0, "{pool:#?}");
+}
+
+#[track_caller]
+fn killed_with_waiting_connections(options: &[&str]) -> Value {
     let _net = net::isolate();
     let mut workers: HashMap<u64, Process> =
         (0..4).map(|_| worker()).map(|worker| (u64::from(worker.pid()), worker)).collect();
-    let sticky = attach("is steered: 4 workers");
+    let sticky = attach("is steered: 4 workers", options);
     let homes = at_home();
     let victim = homes[&loopback(1)];
     send(victim, Signal::STOP);
@@ -147,5 +162,7 @@ fn waiting_connections_of_a_killed_worker_move_with_their_client() {
     });
     sticky.wait_for("3 workers left");
     all_at_home(&visits, &at_home());
-    assert!(outcome(&pool("3000"), "migrated") >= stopped.len() as u64);
+    let pool = pool("3000");
+    assert!(outcome(&pool, "migrated") + outcome(&pool, "redirected") >= stopped.len() as u64, "{pool:#?}");
+    pool
 }
