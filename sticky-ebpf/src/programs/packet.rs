@@ -48,12 +48,6 @@ pub(crate) fn remote_port(socket: &SockContext) -> u16 {
     unsafe { (*socket.sock).dst_port }
 }
 
-/// The port a packet comes from, in network byte order: the first field of the TCP and the UDP header.
-#[inline(always)]
-pub(crate) fn source_port(ctx: &SkReuseportContext) -> u16 {
-    load_tcp(ctx, 0)
-}
-
 /// The client a packet comes from.
 #[inline(always)]
 pub(crate) fn source(ctx: &SkReuseportContext) -> Option<Client> {
@@ -84,8 +78,6 @@ fn load<T: Word>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
 
 /// What can be read from a packet: any bytes are a value.
 trait Word: Copy {}
-impl Word for [u32; 3] {}
-impl Word for u16 {}
 impl Word for u32 {}
 impl Word for [u64; 2] {}
 
@@ -108,36 +100,31 @@ pub(crate) enum Segment {
     Data { offset: u32, length: u32, sequence: u32 },
 }
 
-/// What a segment is: RFC 9293 section 3.1.
+/// The port that a segment comes from, in network byte order, and what it is: RFC 9293 section 3.1. Without a packet, the
+/// port is 0.
 #[inline(always)]
-pub(crate) fn segment(ctx: &SkReuseportContext) -> Segment {
+pub(crate) fn segment(ctx: &SkReuseportContext) -> (u16, Segment) {
     const FIN: u8 = 1;
     const SYN: u8 = 2;
     const RST: u8 = 4;
-    // From the sequence number on.
-    let [sequence, _, rest] = load_tcp::<[u32; 3]>(ctx, 4);
+    let mut header = MaybeUninit::<[u32; 4]>::uninit();
+    // SAFETY: the helper fills all of it, with zeros on an error; what it reads begins with the transport header.
+    let [ports, sequence, _, rest] = unsafe {
+        let size = size_of::<[u32; 4]>() as u32;
+        bpf_skb_load_bytes(ctx.as_ptr(), 0, header.as_mut_ptr().cast(), size);
+        header.assume_init()
+    };
     let (sequence, [offset, flags, ..]) = (u32::from_be(sequence), rest.to_ne_bytes());
     let offset = u32::from(offset >> 4) * 4;
     let length = (ctx.len() as u32).saturating_sub(offset);
-    match () {
+    let segment = match () {
         () if flags & SYN != 0 => Segment::Opening { sequence },
         () if flags & RST != 0 => Segment::Bare,
         () if length > 0 => Segment::Data { offset, length, sequence },
         () if flags & FIN != 0 => Segment::Closing { sequence },
         () => Segment::Bare,
-    }
-}
-
-/// A part of the transport header.
-#[inline(always)]
-fn load_tcp<T: Word>(ctx: &SkReuseportContext, offset: u32) -> T {
-    let mut part = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper fills all of `part`, with zeros on an error, and any bytes are a `Word`; what it reads begins
-    // with the transport header.
-    unsafe {
-        bpf_skb_load_bytes(ctx.as_ptr(), offset, part.as_mut_ptr().cast(), size_of::<T>() as u32);
-        part.assume_init()
-    }
+    };
+    (ports as u16, segment)
 }
 
 /// Logs a decision.

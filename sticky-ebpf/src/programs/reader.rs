@@ -19,7 +19,7 @@ use sticky_ebpf::proxy_protocol;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
 use crate::maps::{CONFIG, GATED, HEAD, PROXY_HEADER, SOCKETS, TABLES, TRUSTED, WINDOW};
-use crate::packet::{self, Segment, segment, source, source_port};
+use crate::packet::{self, Segment, segment, source};
 use crate::steer::Tally;
 
 /// Reads in silence.
@@ -39,7 +39,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(config) = CONFIG.get(0) else { return SK_DROP };
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let tally = Tally { counts: true };
-    let (peer, port) = (source(ctx).unwrap_or_default(), source_port(ctx));
+    let (peer, (port, _)) = (source(ctx).unwrap_or_default(), segment(ctx));
     let Found { client, known, why } = match config.proxies.protocol() {
         Some(ProxyProtocol::Pass) => proxy_header(ctx, peer),
         // With `strip` there is no gate.
@@ -195,7 +195,7 @@ impl Beginning {
     #[inline(always)]
     fn load(ctx: &SkReuseportContext, most: u32) -> Option<Self> {
         let window = WINDOW.get_ptr_mut(0)?;
-        let Segment::Data { offset, length, .. } = segment(ctx) else { return None };
+        let (_, Segment::Data { offset, length, .. }) = segment(ctx) else { return None };
         let shorter = if length < most { length } else { most };
         // In these words the verifier sees that it is 1 to `most`.
         let filled = (shorter.wrapping_sub(1) & (most - 1)) + 1;

@@ -5,13 +5,13 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
+use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
 use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
 use crate::opened::Opened;
-use crate::packet::{self, Segment, remote, remote_port, segment, source, source_port};
+use crate::packet::{self, Segment, remote, remote_port, segment, source};
 use crate::sink;
 
 /// Steers in silence.
@@ -34,8 +34,9 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let migrating = ctx.migrating_sk();
     // The program also runs for what is left over of connections that are gone, which is not counted.
-    let opens = || packet::is_datagram(ctx) || matches!(segment(ctx), Segment::Opening { .. });
-    let mut tally = Tally { counts: migrating.is_some() || opens() };
+    let (port, segment) = segment(ctx);
+    let opens = packet::is_datagram(ctx) || matches!(segment, Segment::Opening { .. });
+    let mut tally = Tally { counts: migrating.is_some() || opens };
     let client = match &migrating {
         Some(socket) => remote(socket),
         None => source(ctx),
@@ -47,11 +48,9 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let mut decided = migrating.as_ref().map(|_| Outcome::Migrated);
     let (mut whose, mut by_port) = (client, None);
     if config.proxies.trusting() {
-        let port = match &migrating {
-            Some(socket) => remote_port(socket),
-            None => source_port(ctx),
-        };
-        match proxied(ctx, config, client, port, migrating.is_some(), &mut tally) {
+        let port = migrating.as_ref().map_or(port, remote_port);
+        let segment = if migrating.is_none() && config.proxies.gated() { Some(segment) } else { None };
+        match proxied(ctx, client, port, segment, migrating.is_some(), &mut tally) {
             Proxied::No => {}
             Proxied::Decided(verdict) => return verdict,
             Proxied::Client(client) => whose = client,
@@ -81,18 +80,22 @@ enum Proxied {
 
 /// The redirect's own connections go to their slot or nowhere: when its worker is gone, the redirect chooses again. Where
 /// no redirect is left, what stands in its map means nothing.
+///
+/// `segment` is what comes to an open gate.
 #[inline(always)]
 fn proxied(
     ctx: &SkReuseportContext,
-    config: &Config,
     peer: Client,
     port: u16,
+    segment: Option<Segment>,
     migrating: bool,
     tally: &mut Tally,
 ) -> Proxied {
     let source = Source::new(peer, port);
+    // Behind the gate's SYN cookies there are none of our own.
+    let may_be_ours = matches!(segment, None | Some(Segment::Opening { .. }));
     // SAFETY: an entry is not changed while its connection is made.
-    if let Some(relay) = unsafe { RELAYED.get(source) } {
+    if may_be_ours && let Some(relay) = unsafe { RELAYED.get(source) } {
         let selected = SOCKETS.select(ctx, relay.slot);
         if selected || SOCKETS.select(ctx, REDIRECT) {
             return Proxied::Decided(tally.relayed(relay.slot, selected));
@@ -106,8 +109,8 @@ fn proxied(
         if let Some(client) = unsafe { GATED.get(source) } {
             return Proxied::Client(*client);
         }
-    } else if config.proxies.gated() {
-        match segment(ctx) {
+    } else if let Some(segment) = segment {
+        match segment {
             Segment::Opening { sequence } if SOCKETS.select(ctx, GATE) => {
                 Opened::now(peer, port, sequence);
                 return Proxied::Decided(SK_PASS);
