@@ -162,28 +162,44 @@ fn expected(first: &[u8]) -> (&'static str, Option<Client>) {
     }
 }
 
-/// Sends so many requests; how many the library says come to which outcome, and how many workers answered.
-fn send(stage: &Stage, seed: u64, count: usize) -> (BTreeMap<&'static str, u64>, usize) {
+/// More than this may leave in several segments: on a slow way the kernel sends two packets' worth at a time
+/// (`tcp_min_tso_segs`).
+const SURE: usize = 2 * 1400;
+
+/// What became of requests.
+#[derive(Default)]
+struct Sent {
+    /// How many come to which outcome, as the library says.
+    outcomes: BTreeMap<&'static str, u64>,
+    /// How many workers answered.
+    answered: usize,
+    /// How many may have left in several segments.
+    long: u64,
+}
+
+/// Sends so many requests.
+fn send(stage: &Stage, seed: u64, count: usize) -> Sent {
     let to: SocketAddr = "127.0.0.1:3000".parse().expect("an address");
-    let (mut random, mut outcomes, mut answered) = (Random(seed), BTreeMap::new(), 0);
+    let (mut random, mut sent) = (Random(seed), Sent::default());
     for _ in 0..count {
         let bytes = request(&mut random);
         let cut = if random.chance(35) { random.below(bytes.len()) + 1 } else { bytes.len() };
         let (first, rest) = bytes.split_at(cut);
         let (outcome, gated) = expected(first);
-        *outcomes.entry(outcome).or_default() += 1;
+        *sent.outcomes.entry(outcome).or_default() += 1;
+        sent.long += u64::from(first.len() > SURE);
         let parts = if rest.is_empty() { vec![first] } else { vec![first, rest] };
         let shown = String::from_utf8_lossy(&bytes);
         let (status, slot) = ask(PROXY, to, &parts)
             .unwrap_or_else(|error| panic!("{error}, cut at {cut}, {outcome}: {shown:.400?}"));
         let client = gated.unwrap_or_else(|| redirected(&bytes));
         if let Some(slot) = slot {
-            answered += 1;
+            sent.answered += 1;
             assert_eq!(slot, stage.home(client), "cut at {cut}, {outcome}: {shown:.400?}");
         }
         assert!(gated.is_none() || slot.is_some(), "status {status}, cut at {cut}: {shown:.400?}");
     }
-    (outcomes, answered)
+    sent
 }
 
 #[test]
@@ -192,7 +208,7 @@ fn all_agree_about_generated_requests() {
     let stage = Stage::new(&["--trust", "127.0.0.1/32,10.0.0.0/8"]);
     let before = stage.outcomes();
     let count = amount(8_000);
-    let (mut outcomes, mut answered) = (BTreeMap::<_, u64>::new(), 0);
+    let mut sent = Sent::default();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS as u64)
             .map(|n| {
@@ -201,21 +217,28 @@ fn all_agree_about_generated_requests() {
             })
             .collect();
         for thread in threads {
-            let (some, by_workers) = thread.join().expect("all agree");
-            some.into_iter().for_each(|(name, count)| *outcomes.entry(name).or_default() += count);
-            answered += by_workers;
+            let some = thread.join().expect("all agree");
+            some.outcomes
+                .into_iter()
+                .for_each(|(name, count)| *sent.outcomes.entry(name).or_default() += count);
+            sent.answered += some.answered;
+            sent.long += some.long;
         }
     });
     assert_eq!(failed_cookies(), 0, "SYN cookies failed");
     let after = stage.outcomes();
+    let Sent { outcomes, answered, long } = sent;
     let mut missing = 0;
     for name in ["gated", "shared", "unfinished", "too_long", "http2", "strange"] {
         let happened = after[name] - before[name];
         let said = outcomes.get(name).copied().unwrap_or(0);
         assert!(said > 0, "no request came to {name}: {outcomes:?}");
-        assert!(happened <= said, "{name}: the kernel did {after:?}, the library says {outcomes:?}");
-        missing += said - happened;
+        // Of a long one the kernel may have seen only the beginning.
+        let cut = if name == "unfinished" { long } else { 0 };
+        assert!(happened <= said + cut, "{name}: the kernel did {after:?}, the library says {outcomes:?}");
+        missing += i64::try_from(said).expect("few") - i64::try_from(happened).expect("few");
     }
+    let missing = u64::try_from(missing).expect("no more than were sent");
     // Where an earlier connection of the same port was in TIME_WAIT, the redirect got the next one as it was.
     let recurred = || pool("3000")["gate"]["recurred"].as_u64().expect("a number");
     eventually("the redirect counts them", || (recurred() >= missing).then_some(()));
