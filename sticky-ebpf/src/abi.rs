@@ -10,13 +10,17 @@ use crate::client::{Client, Masks};
 use crate::hash::Seed;
 
 mod counters;
+mod memory;
 mod proxies;
 
-pub use counters::{COUNTERS, Event, Outcome, slot_counter};
+pub use counters::{
+    COUNTERS, Event, Outcome, REDIRECTED, moved_counter, redirect_moved_counter, slot_counter,
+};
+pub use memory::{Cause, Known, Memory, Mode, Moment, Pin, Place, Standing};
 pub use proxies::{Gate, Proxies, ProxyProtocol, Sharing};
 
 /// The version of everything in this file.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The most slots a pool can have.
 pub const MAX_SLOTS: usize = 256;
@@ -42,6 +46,12 @@ pub const SOCKETS: usize = MAX_SLOTS + 3;
 /// The most prefixes that can be trusted.
 pub const MAX_TRUSTED: usize = 1024;
 
+/// The most pins.
+pub const MAX_PINS: usize = 4096;
+
+/// How many clients are remembered, if nobody says otherwise: the map takes 11 MiB then.
+pub const KNOWN: usize = 1 << 17;
+
 /// The most connections of the redirect to workers at a time.
 pub const MAX_RELAYED: usize = 1 << 16;
 
@@ -54,6 +64,8 @@ pub const MAX_OPENED: usize = 1 << 16;
 
 /// Names of maps and programs: in the object, and as files of the pool's directory.
 pub mod maps {
+    use super::{Client, Config, Known, Pin, Relay, Source, Standing, Table};
+
     /// `Array<u32>` of one: [`super::VERSION`].
     pub const VERSION: &str = "VERSION";
     /// `Array<Config>` of one.
@@ -64,6 +76,14 @@ pub mod maps {
     pub const SOCKETS: &str = "SOCKETS";
     /// `LpmTrie<Client, u8>`: the prefixes of trusted proxies, of v4-mapped addresses for IPv4.
     pub const TRUSTED: &str = "TRUSTED";
+    /// `LruHashMap<Client, Known>`, the affinity table: clients under the pool's masks, and the slots they have.
+    pub const KNOWN: &str = "KNOWN";
+    /// `LpmTrie<Client, Pin>`: prefixes of clients, of v4-mapped addresses for IPv4, and the slots they are to have.
+    pub const PINS: &str = "PINS";
+    /// `Array<Standing>` of [`super::MAX_SLOTS`].
+    pub const STANDINGS: &str = "STANDINGS";
+    /// `Array<u64>` of [`super::MAX_SLOTS`]: connections that are open, while they are counted.
+    pub const OPEN: &str = "OPEN";
     /// `HashMap<Source, Relay>`: the redirect's own connections.
     pub const RELAYED: &str = "RELAYED";
     /// `LruHashMap<Source, Client>`: connections that the gate sent to workers, and their clients.
@@ -72,15 +92,34 @@ pub mod maps {
     pub const OPENED: &str = "OPENED";
     /// Program array of one: the program that reads a first segment, while there is a gate; not pinned.
     pub const READER: &str = "READER";
-    /// `Array<u64>` of [`super::Event::ALL`]: what the redirect did, as it counts itself.
+    /// `Array<u64>` of [`super::REDIRECTED`]: what the redirect did, as it counts itself.
     pub const REDIRECTED: &str = "REDIRECTED";
     /// `PerCpuArray<u64>` of [`super::COUNTERS`].
     pub const COUNTERS: &str = "COUNTERS";
+
+    /// What is pinned: each map's name, and its sizes of a key and a value. What has another size was left by another
+    /// version.
+    pub const PINNED: [(&str, usize, usize); 13] = [
+        (VERSION, 4, 4),
+        (CONFIG, 4, size_of::<Config>()),
+        (TABLES, 4, size_of::<Table>()),
+        (SOCKETS, 4, 8),
+        (COUNTERS, 4, 8),
+        (TRUSTED, 4 + size_of::<Client>(), 1),
+        (KNOWN, size_of::<Client>(), size_of::<Known>()),
+        (PINS, 4 + size_of::<Client>(), size_of::<Pin>()),
+        (STANDINGS, 4, size_of::<Standing>()),
+        (OPEN, 4, 8),
+        (RELAYED, size_of::<Source>(), size_of::<Relay>()),
+        (GATED, size_of::<Source>(), size_of::<Client>()),
+        (REDIRECTED, 4, 8),
+    ];
+
     /// Ring buffer of `u32`, the new TCP state of a socket that began or ceased to listen; not pinned.
     pub const LISTEN_EVENTS: &str = "LISTEN_EVENTS";
 }
 
-/// How a pool is steered.
+/// How a pool is steered. A new version adds fields at the end, so that it can take over what an older one left.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -94,12 +133,31 @@ pub struct Config {
     pub masks: Masks,
     /// How connections of trusted proxies are treated.
     pub proxies: Proxies,
+    /// What is remembered of clients.
+    pub memory: Memory,
 }
 
 impl Config {
-    /// A pool of `slots` slots that uses the first of its lookup tables, and trusts no proxy.
+    /// A pool of `slots` slots that uses the first of its lookup tables, remembers nobody and trusts no proxy.
     pub const fn new(slots: u32, seed: Seed, masks: Masks) -> Self {
-        Self { slots, table: 0, seed, masks, proxies: Proxies::NONE }
+        Self { slots, table: 0, seed, masks, proxies: Proxies::NONE, memory: Memory::NONE }
+    }
+}
+
+/// What version 3 had for a [`Config`]: its beginning.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigOf3 {
+    slots: u32,
+    table: u32,
+    seed: Seed,
+    masks: Masks,
+    proxies: Proxies,
+}
+
+impl From<ConfigOf3> for Config {
+    fn from(ConfigOf3 { slots, table, seed, masks, proxies }: ConfigOf3) -> Self {
+        Self { slots, table, seed, masks, proxies, memory: Memory::NONE }
     }
 }
 
@@ -153,9 +211,9 @@ const _: () = {
     assert!(TABLE_LEN.is_power_of_two());
     assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= Slot::MAX as usize);
     assert!(size_of::<Masks>() == 32 && align_of::<Masks>() == 8);
-    assert!(size_of::<Config>() == 120 && align_of::<Config>() == 8);
-    assert!(offset_of!(Config, proxies) == 56);
-    assert!(size_of::<Client>() == 16);
+    assert!(size_of::<Config>() == 128 && align_of::<Config>() == 8);
+    assert!(offset_of!(Config, proxies) == 56 && offset_of!(Config, memory) == 120);
+    assert!(size_of::<ConfigOf3>() == 120 && size_of::<Client>() == 16);
     assert!(size_of::<Source>() == 24 && offset_of!(Source, port) == 16);
     assert!(size_of::<Relay>() == 24 && offset_of!(Relay, shown_port) == 16 && offset_of!(Relay, slot) == 18);
     assert!(offset_of!(Config, table) == 4);

@@ -14,6 +14,14 @@ use crate::hash::{Seed, hash};
 /// With half of the slots gone, one client in 65,536 gets past them.
 pub const PROBES: u32 = 16;
 
+/// A number below 65,536 for a client of this `hash` and its `attempt`-th candidate, which takes the client if its share
+/// is above that: of the bits that do not lead to the candidate, and in even steps.
+#[inline(always)]
+pub fn draw(hash: u64, attempt: u32) -> u32 {
+    // Weyl's sequence: the fractional part of the golden ratio, in 16 bits.
+    ((hash >> 48) as u32 + attempt * 0x9e37) & 0xffff
+}
+
 /// The `attempt`-th candidate for a client of this `hash`: the entry the hash points at, then those behind it.
 #[inline(always)]
 pub fn candidate(table: &Table, hash: u64, attempt: u32) -> Slot {

@@ -1,125 +1,165 @@
 //! Steering: the order in which a connection's slot is looked for.
 //!
-//! One function for the kernel, where trying a slot selects its socket, and for `sticky explain`, where it looks
-//! whether the slot has one.
+//! A pin of the client's prefix, the affinity table's entry for the client, the lookup table's candidates, all slots in
+//! turn: the first that yields a live socket wins. One function for the kernel, where trying a slot selects its socket,
+//! and for the redirect and `sticky explain`, where it looks whether the slot has one.
 
-use crate::abi::{Config, MAX_SLOTS, Outcome, Slot, Table};
+use crate::abi::{Cause, Config, Known, MAX_SLOTS, Moment, Outcome, Pin, Place, Slot, Standing, Table};
 use crate::client::Client;
 use crate::hash::hash;
-use crate::lookup::{PROBES, candidate, fallback, in_turn};
+use crate::lookup::{PROBES, candidate, draw, fallback, in_turn};
 
 /// The slot a client gets, and how it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The slot.
     pub slot: Slot,
-    /// Which rule found it: [`Outcome::Table`], [`Outcome::Next`] or [`Outcome::Fallback`].
+    /// Which rule found it: [`Outcome::Pinned`], [`Outcome::Known`], [`Outcome::Table`], [`Outcome::Next`],
+    /// [`Outcome::Least`] or [`Outcome::Fallback`].
     pub outcome: Outcome,
 }
 
-/// What places a client: every connection of it the same.
-#[inline(always)]
-pub fn affine(config: &Config, client: Client) -> u64 {
-    hash(config.seed, config.masks.apply(client))
+/// What steering reads of a pool, and changes: the kernel's maps, or what user space read from them.
+pub trait Maps {
+    /// This moment.
+    fn now(&self) -> Moment;
+    /// The pin of the longest prefix that covers the client.
+    fn pin(&self, client: Client) -> Option<Pin>;
+    /// What the affinity table says of a client; [`Known::NOBODY`] when it says nothing.
+    fn known(&self, client: Client) -> Known;
+    /// Has it say `new` if it still says `old`; what it says then.
+    fn renew(&self, client: Client, old: Known, new: Known) -> Known;
+    /// How a slot stands.
+    fn standing(&self, slot: Slot) -> Option<&Standing>;
+    /// How many connections a slot has open.
+    fn open(&self, slot: Slot) -> u64;
+    /// Selects a slot's socket; false when there is none.
+    fn select(&self, slot: Slot) -> bool;
+    /// A known client moved away from a slot.
+    fn moved(&self, from: Slot, cause: u64);
+    /// The same number, of which a verifier knows nothing any more: it goes on once instead of once for each value.
+    fn forget(&self, number: u64) -> u64;
 }
 
-/// What places a connection of a proxy whose clients nobody looks for: each by itself, since its address alone would
-/// place all of them alike. `port` is the proxy's.
-#[inline(always)]
-pub fn spread(config: &Config, proxy: Client, port: u16) -> u64 {
-    let [high, low] = proxy.words();
-    hash(config.seed, Client::v6([high ^ (port as u64) << 48, low]))
+/// Whom a connection is steered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whom {
+    key: Client,
+    lasting: bool,
 }
 
-/// The first candidate for `hash` that `alive` takes, or `None` when no slot is alive.
-#[inline(always)]
-pub fn steer(
-    config: &Config,
-    table: &Table,
-    hash: u64,
-    mut alive: impl FnMut(Slot) -> bool,
-) -> Option<Choice> {
-    let slot = candidate(table, hash, 0);
-    if alive(slot) {
-        return Some(Choice { slot, outcome: Outcome::Table });
+impl Whom {
+    /// A client: every connection of it gets the same slot.
+    #[inline(always)]
+    pub const fn client(config: &Config, client: Client) -> Self {
+        Self { key: config.masks.apply(client), lasting: true }
     }
-    for attempt in 1..PROBES {
+
+    /// A connection of a proxy whose clients nobody looks for: each by itself, since its address alone would place all of
+    /// them alike. `port` is the proxy's.
+    #[inline(always)]
+    pub const fn connection(proxy: Client, port: u16) -> Self {
+        let [high, low] = proxy.words();
+        Self { key: Client::v6([high ^ (port as u64) << 48, low]), lasting: false }
+    }
+}
+
+/// The slot for a connection; `None` when no slot is alive.
+#[inline(always)]
+pub fn steer<M: Maps>(config: &Config, table: &Table, whom: Whom, maps: &M) -> Option<Choice> {
+    let now = maps.now();
+    let client = whom.key;
+    if whom.lasting
+        && config.memory.has_pins()
+        && let Some(pin) = maps.pin(client)
+        && pin.until > now
+        && maps.select(pin.slot)
+    {
+        return Some(Choice { slot: pin.slot, outcome: Outcome::Pinned });
+    }
+    let remembers = whom.lasting && config.memory.remember != 0;
+    let before = if remembers { maps.known(client) } else { Known::NOBODY };
+    let mut leaves = None;
+    if before.slot != Known::NOBODY.slot && now.since(before.seen) < config.memory.remember {
+        let keeps = maps.standing(before.slot).map_or(Ok(()), |standing| standing.keeps(before.seen, now));
+        if keeps.is_ok() && maps.select(before.slot) {
+            if before.seen != now {
+                maps.renew(client, before, Known::new(before.slot, now));
+            }
+            return Some(Choice { slot: before.slot, outcome: Outcome::Known });
+        }
+        leaves = Some(keeps.err().unwrap_or(Cause::Gone));
+    }
+    let before = Known::from_word(maps.forget(before.to_word()));
+    let leaves = maps.forget(leaves.map_or(0, |cause| 1 + cause as u64));
+    let remembers = maps.forget(u64::from(remembers)) != 0;
+    let choice = place(config, table, hash(config.seed, client), now, maps)?;
+    if !remembers {
+        return Some(choice);
+    }
+    let says = maps.renew(client, before, Known::new(choice.slot, now));
+    // Another connection of this client was a moment faster, and may have come elsewhere.
+    let elsewhere = says.slot != choice.slot && (leaves == 0 || says.slot != before.slot);
+    if elsewhere && maps.select(says.slot) {
+        return Some(Choice { slot: says.slot, outcome: Outcome::Known });
+    }
+    if leaves != 0 && before.slot != choice.slot {
+        maps.moved(before.slot, leaves - 1);
+    }
+    Some(choice)
+}
+
+/// Places a client that is not known, by its hash; or, of the first two candidates, at the one that has less to do.
+#[inline(always)]
+fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: &M) -> Option<Choice> {
+    let mut first = Slot::MAX;
+    for attempt in 0..PROBES {
         let slot = candidate(table, hash, attempt);
-        if alive(slot) {
-            return Some(Choice { slot, outcome: Outcome::Next });
+        if slot == first || !takes(maps, slot, hash, attempt, now) {
+            continue;
+        }
+        if first == Slot::MAX {
+            if maps.select(slot) {
+                if config.memory.place() == Place::Hash {
+                    let outcome = if attempt == 0 { Outcome::Table } else { Outcome::Next };
+                    return Some(Choice { slot, outcome });
+                }
+                first = slot;
+            }
+        } else {
+            if load(maps, slot, now) < load(maps, first, now) && maps.select(slot) {
+                first = slot;
+            }
+            break;
         }
     }
+    if first != Slot::MAX {
+        return Some(Choice { slot: first, outcome: Outcome::Least });
+    }
     let start = fallback(config.slots, hash);
-    for attempt in 0..MAX_SLOTS {
+    for attempt in 0..2 * MAX_SLOTS {
         let slot = in_turn(start, attempt);
-        if alive(slot) {
+        // First those that take new clients, then any: nobody is refused while a worker lives.
+        let takes = attempt >= MAX_SLOTS || maps.standing(slot).is_none_or(Standing::is_ready);
+        if takes && maps.select(slot) {
             return Some(Choice { slot, outcome: Outcome::Fallback });
         }
     }
     None
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::abi::TABLE_LEN;
-    use crate::client::Masks;
-    use crate::hash::Seed;
-    use crate::lookup::build;
-    use proptest::prelude::*;
-
-    fn pool(slots: u32) -> (Config, Table) {
-        let seed = Seed([1, 2]);
-        let mut table = Table { entries: [0; TABLE_LEN] };
-        build(&mut table, slots as usize, seed);
-        (Config::new(slots, seed, Masks::new(32, 64)), table)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn one_worker_gone_moves_only_its_clients(gone in 0u16..8, address: u32) {
-            let (config, table) = pool(8);
-            let client = Client::v4(address);
-            let before = steer(&config, &table, affine(&config, client), |_| true).expect("all are alive");
-            let after = steer(&config, &table, affine(&config, client), |slot| slot != gone).expect("seven are alive");
-            prop_assert_eq!(before.outcome, Outcome::Table);
-            if before.slot == gone {
-                prop_assert!(after.slot != gone && after.outcome != Outcome::Table);
-            } else {
-                prop_assert_eq!(before, after);
-            }
-        }
-
-        #[test]
-        fn the_last_worker_alive_is_always_found(slots in 1u32..=MAX_SLOTS as u32, pick: u16, words: [u64; 2]) {
-            let (config, table) = pool(slots);
-            let last = pick % slots as u16;
-            let found = steer(&config, &table, affine(&config, Client::v6(words)), |slot| slot == last);
-            prop_assert_eq!(found.map(|choice| choice.slot), Some(last));
-        }
-
-        #[test]
-        fn nobody_alive_is_nobody(words: [u64; 2]) {
-            let (config, table) = pool(4);
-            prop_assert_eq!(steer(&config, &table, affine(&config, Client::v6(words)), |_| false), None);
-        }
-    }
-
-    #[test]
-    fn a_dead_workers_clients_spread_over_the_others() {
-        let (config, table) = pool(4);
-        let mut takers = [0u32; 4];
-        for n in 0..4000u32 {
-            let client = Client::v4(n);
-            if steer(&config, &table, affine(&config, client), |_| true).map(|c| c.slot) == Some(2) {
-                let next = steer(&config, &table, affine(&config, client), |slot| slot != 2)
-                    .expect("three are alive");
-                takers[usize::from(next.slot)] += 1;
-            }
-        }
-        assert_eq!(takers[2], 0);
-        assert!(takers.iter().enumerate().all(|(slot, &n)| slot == 2 || n > 200), "{takers:?}");
-    }
+/// How much a slot has to do, for its share: comparable, and nothing else.
+#[inline(always)]
+fn load<M: Maps>(maps: &M, slot: Slot, now: Moment) -> u64 {
+    let share = maps.standing(slot).map_or(Standing::FULL, |standing| standing.share(now));
+    (maps.open(slot) << 16) / u64::from(share).max(1)
 }
+
+/// Whether a slot takes a new client: as many as its share says.
+#[inline(always)]
+fn takes<M: Maps>(maps: &M, slot: Slot, hash: u64, attempt: u32, now: Moment) -> bool {
+    maps.standing(slot).is_none_or(|standing| draw(hash, attempt) < standing.share(now))
+}
+
+#[cfg(test)]
+mod tests;

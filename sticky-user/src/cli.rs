@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use sticky_ebpf::abi::Place;
 use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
@@ -172,6 +173,21 @@ struct SteeringArgs {
     #[arg(long, value_name = "HEX", value_parser = parse_seed, env = "STICKY_SEED", hide_env_values = true)]
     seed: Option<Seed>,
 
+    /// How long clients are remembered after they last came, so that they stay at their worker whatever else changes; 0:
+    /// not at all [default: 1h, or as the pool has it]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    remember: Option<Duration>,
+
+    /// How many clients are remembered, in 88 bytes each; beyond that those are forgotten that have not come for long
+    /// [default: 131072, or as the pool has it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24), hide_short_help = true)]
+    remember_clients: Option<u32>,
+
+    /// How new clients are placed: `hash`, by their address; `least`, at the one of two workers that has fewer connections
+    /// [default: hash, or as the pool has it]
+    #[arg(long, value_name = "hash|least", value_parser = parse_place)]
+    place: Option<Place>,
+
     /// Wake a worker only when a connection's first data is there (TCP_DEFER_ACCEPT)
     ///
     /// For protocols where the client speaks first, as in HTTP.
@@ -189,6 +205,9 @@ impl SteeringArgs {
             ipv4_prefix: self.ipv4_prefix,
             ipv6_prefix: self.ipv6_prefix,
             seed: self.seed,
+            remember: self.remember,
+            remember_clients: self.remember_clients,
+            place: self.place,
             trace: self.trace,
             defer_accept: self.defer_accept,
             trust: proxies.trust(),
@@ -218,6 +237,22 @@ fn parse_seed(text: &str) -> Result<Seed, String> {
     let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32 && !text.starts_with('+'));
     let number = number.ok_or("expected 32 hexadecimal digits, as `openssl rand -hex 16` prints")?;
     Ok(Seed([(number >> 64) as u64, number as u64]))
+}
+
+/// A duration such as `90s` or `1h 30m`; 0 without a unit too.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn parse_place(text: &str) -> Result<Place, String> {
+    match text {
+        "hash" => Ok(Place::Hash),
+        "least" => Ok(Place::Least),
+        _ => Err("expected `hash` or `least`".into()),
+    }
 }
 
 /// Runs the command line of this process.

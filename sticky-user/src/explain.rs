@@ -3,25 +3,27 @@
 //! Runs the library's `steer` on what is pinned, as the program does on the same maps; and, for what a trusted proxy
 //! says of a client, the library's walk over its header, as the redirect does.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::Result;
 use serde::Serialize;
-use sticky_ebpf::abi::{Config, Slot};
+use sticky_ebpf::abi::{Config, Known, Slot};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::forwarded::{self, HeaderName};
 use sticky_ebpf::hash::hash;
 use sticky_ebpf::lookup;
-use sticky_ebpf::steer::{affine, steer};
 
+use crate::clock;
 use crate::group::{self, Target};
 use crate::kernel;
 use crate::listeners;
 use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::pool::view::{Snapshot, View};
 use crate::refusal::Refusal;
 
 /// What is asked: a client, or a peer with what it says.
@@ -68,6 +70,8 @@ pub struct Explanation {
     entry: usize,
     /// The slot that owns that entry.
     owner: Slot,
+    /// What is remembered of the client.
+    known: Option<Remembered>,
     /// The slot that gets the connection; none when it is refused.
     slot: Option<Slot>,
     worker: Option<u32>,
@@ -79,18 +83,40 @@ pub struct Explanation {
     because: &'static str,
 }
 
+/// What is remembered of a client.
+#[derive(Serialize)]
+struct Remembered {
+    /// The slot it has.
+    slot: Slot,
+    /// How long ago it last came, in seconds.
+    gone: u64,
+    /// Whether that is longer than clients are remembered.
+    expired: bool,
+}
+
+impl Remembered {
+    fn new(known: Known, config: &Config) -> Self {
+        let gone = clock::now().since(known.seen);
+        Self {
+            slot: known.slot,
+            gone: clock::duration(gone).as_secs(),
+            expired: gone >= config.memory.remember,
+        }
+    }
+}
+
 /// Answers `question` for each pool of this network namespace that `target` names, all for `None`.
 pub fn explain(question: &Question, target: Option<&Target>) -> Result<Vec<Explanation>> {
     let ip = question.ip;
     let namespace = kernel::network_namespace()?;
     let pools = pool::read(|id| id.namespace == namespace && target.is_none_or(|target| target.names(id)))?;
     let mut found = Vec::new();
-    for (id, _, pins) in &pools {
+    for (id, _, pins) in pools {
         let connects = ip.to_canonical().is_ipv4() || id.address.is_ipv6();
         // A proxy can tell of a client that could not connect itself.
         let told = question.headers.is_empty() && pins.config()?.proxies.trusting();
         if connects || told {
-            found.push(explain_pool(question, *id, pins)?);
+            found.push(explain_pool(question, id, &RefCell::new(pins))?);
         }
     }
     if found.is_empty() {
@@ -129,20 +155,20 @@ fn client(question: &Question, config: &Config, pins: &Pins) -> Result<(Client, 
     Ok((client, trusted, found))
 }
 
-fn explain_pool(question: &Question, id: PoolId, pins: &Pins) -> Result<Explanation> {
-    let config = pins.config()?;
-    let table = pins.table(&config)?;
-    let cookies = pins.cookies()?;
-    let (client, trusted, found) = client(question, &config, pins)?;
-    let alive = |slot: Slot| cookies.get(usize::from(slot)).is_some_and(Option::is_some);
-    let choice = steer(&config, &table, affine(&config, client), alive);
+fn explain_pool(question: &Question, id: PoolId, pins: &RefCell<Pins>) -> Result<Explanation> {
+    let snapshot = Snapshot::read(&pins.borrow(), None)?;
+    let Snapshot { config, table, .. } = &snapshot;
+    let (client, trusted, found) = client(question, config, &pins.borrow())?;
+    let choice = View { snapshot: &snapshot, pins, without: &[], moves: None }.steer(client);
     let slot = choice.map(|choice| choice.slot);
     let (outcome, because) =
         choice.map_or(sticky_ebpf::abi::Outcome::Refused, |choice| choice.outcome).describe();
 
     let masked = config.masks.apply(client);
     let hash = hash(config.seed, masked);
-    let cookie = slot.and_then(|slot| cookies.get(usize::from(slot)).copied().flatten());
+    let cookie = slot.and_then(|slot| snapshot.cookie(slot));
+    let was = pins.borrow().known(masked)?;
+    let known = (was != Known::NOBODY).then(|| Remembered::new(was, config));
     let groups = group::find(id.protocol, |other| *other == id, listeners::processes)?;
     let mut members = groups.iter().flat_map(|group| &group.members);
     let pid = members
@@ -158,7 +184,8 @@ fn explain_pool(question: &Question, id: PoolId, pins: &Pins) -> Result<Explanat
         found,
         client: format!("{}/{prefix}", IpAddr::from(masked)),
         entry: lookup::position(hash, 0),
-        owner: lookup::candidate(&table, hash, 0),
+        owner: lookup::candidate(table, hash, 0),
+        known,
         slot,
         worker: slot.map(|slot| u32::from(slot) + 1),
         pid,
@@ -187,8 +214,16 @@ pub fn text(question: &Question, explanations: &[Explanation]) -> Result<String>
         writeln!(out, "{ip} gets worker {} at {} (slot {slot}{process})", slot + 1, one.id)?;
         let found = if question.headers.is_empty() { String::new() } else { format!(", {}", one.found) };
         writeln!(out, "  client   {}{found}", one.client)?;
-        let empty = if one.owner == slot { "" } else { ", which is empty" };
-        writeln!(out, "  lookup   entry {} of the table is slot {}'s{empty}", one.entry, one.owner)?;
+        match &one.known {
+            Some(known) if known.expired => {
+                writeln!(out, "  known    no more: at slot {}, {}s ago", known.slot, known.gone)?
+            }
+            Some(known) => {
+                writeln!(out, "  known    at slot {}, since it came {}s ago", known.slot, known.gone)?
+            }
+            None => {}
+        }
+        writeln!(out, "  lookup   entry {} of the table is slot {}'s", one.entry, one.owner)?;
         writeln!(out, "  outcome  {}", one.because)?;
     }
     Ok(out)

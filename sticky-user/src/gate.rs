@@ -95,8 +95,8 @@ impl Gate {
     }
 
     fn set(&mut self, gate: abi::Gate) -> Result<()> {
-        let config = self.pins.config()?;
-        self.pins.write(&Config { proxies: config.proxies.with_gate(gate), ..config })
+        self.pins.amend(|config| Config { proxies: config.proxies.with_gate(gate), ..config })?;
+        Ok(())
     }
 }
 

@@ -25,7 +25,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// only pools use.
 pub fn loader<'a>(trace: bool) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(maps::GATED, 1).map_max_entries(maps::OPENED, 1);
+    for name in [maps::GATED, maps::OPENED, maps::KNOWN] {
+        loader.map_max_entries(name, 1);
+    }
     if !trace {
         loader.map_max_entries("AYA_LOGS", 4096);
     }

@@ -10,6 +10,7 @@
 pub mod attach;
 pub mod cgroup;
 pub mod cli;
+pub mod clock;
 pub mod detach;
 pub mod explain;
 pub mod gate;

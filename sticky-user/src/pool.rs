@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -15,10 +16,11 @@ use aya::programs::SkReuseport;
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use sticky_ebpf::abi::{Config, MAX_GATED, MAX_OPENED, MAX_SLOTS, Proxies, Slot, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_SLOTS, Place, Proxies, Slot, VERSION, maps};
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
+use crate::clock;
 use crate::kernel;
 use crate::redirect;
 use crate::refusal::Refusal;
@@ -28,11 +30,14 @@ pub mod id;
 pub mod pins;
 pub mod slots;
 pub mod socket;
+mod state;
 mod trace;
+pub mod view;
 
 use doors::Doors;
 use id::PoolId;
 use pins::Pins;
+use state::State;
 
 /// The name under which the program is pinned.
 const PIN: &str = "steer";
@@ -50,6 +55,12 @@ pub struct Steering {
     pub trace: bool,
     /// `TCP_DEFER_ACCEPT` on the pool's listeners.
     pub defer_accept: bool,
+    /// How long clients are remembered after they were last seen; an hour by default.
+    pub remember: Option<Duration>,
+    /// How many clients are remembered; [`KNOWN`](sticky_ebpf::abi::KNOWN) by default.
+    pub remember_clients: Option<u32>,
+    /// How new clients are placed; by the hash alone by default.
+    pub place: Option<Place>,
     /// Which proxies are trusted, and with what; nobody by default.
     pub trust: Option<Trust>,
     /// Whether connections of proxies in TIME_WAIT are left alone.
@@ -76,7 +87,11 @@ impl Steering {
             Some(trust) => trust.proxies,
             None => config.proxies,
         };
-        Config { masks, seed: self.seed.unwrap_or(config.seed), proxies, ..*config }
+        let memory = config
+            .memory
+            .with_remember(self.remember.map_or(config.memory.remember, clock::units))
+            .with_place(self.place.unwrap_or(config.memory.place()));
+        Config { masks, seed: self.seed.unwrap_or(config.seed), proxies, memory, ..*config }
     }
 }
 
@@ -107,44 +122,8 @@ impl Pool {
         fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
         let lock = lock(&dir, &id)?;
 
-        let version = Pins::version(&dir).unwrap_or(0);
-        if version != 0 && version != VERSION {
-            return Err(pins::version_mismatch(&dir, version).into());
-        }
-        let pinned = [
-            maps::VERSION,
-            maps::CONFIG,
-            maps::TABLES,
-            maps::SOCKETS,
-            maps::COUNTERS,
-            maps::TRUSTED,
-            maps::RELAYED,
-            maps::GATED,
-            maps::REDIRECTED,
-        ];
-        let mut loader = kernel::loader(steering.trace);
-        for (name, most) in [(maps::GATED, MAX_GATED), (maps::OPENED, MAX_OPENED)] {
-            loader.map_max_entries(name, most as u32);
-        }
-        for name in pinned {
-            loader.map_pin_path(name, dir.join(name));
-        }
-        let mut program = kernel::load(&mut loader)?;
+        let State { mut program, mut pins, adopted } = State::settle(&dir, steering)?;
         steer(&mut program, steering)?.load().map_err(kernel::rejected)?;
-
-        let adopted = version == VERSION;
-        let mut pins = if adopted {
-            let mut pins = Pins::open(&dir)?;
-            let config = pins.config()?;
-            let amended = steering.amend(&config);
-            if amended != config {
-                pins.write(&amended)?;
-            }
-            pins
-        } else {
-            let fresh = Config::new(0, pins::random_seed()?, Masks::new(32, 64));
-            Pins::create(&dir, &steering.amend(&fresh))?
-        };
         if let Some(trust) = &steering.trust {
             pins.set_trusted(&trust.prefixes)?;
         }
@@ -163,11 +142,8 @@ impl Pool {
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
     pub fn grow(&mut self, slots: usize) -> Result<()> {
-        let config = self.pins.config()?;
         let slots = slots.min(MAX_SLOTS) as u32;
-        if slots > config.slots {
-            self.pins.write(&Config { slots, ..config })?;
-        }
+        self.pins.amend(|config| Config { slots: config.slots.max(slots), ..config })?;
         Ok(())
     }
 
@@ -237,7 +213,8 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     // First what says that the rest is there.
     let _ = fs::remove_file(dir.join(maps::VERSION));
     for entry in fs::read_dir(dir)? {
-        fs::remove_file(entry?.path())?;
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir(path)? } else { fs::remove_file(path)? }
     }
     fs::remove_dir(dir)?;
     // Fails while there are other pools, as it should.

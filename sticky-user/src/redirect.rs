@@ -129,7 +129,7 @@ impl Redirect {
         for number in 0..threads {
             let lane = Plan {
                 doors: doors(&socket, gate)?,
-                choice: Choice::new(Pins::open(dir)?),
+                choice: Choice::new(Pins::open(dir)?, Arc::clone(&events)),
                 upstream: Upstream::new(id, limits.connect_timeout, Arc::clone(&shared)),
                 events: Arc::clone(&events),
                 pins: Arc::clone(&shared),

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
+use aya::Pod;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -54,6 +55,52 @@ pub fn network_namespace(socket: impl AsFd) -> io::Result<u64> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads the next entries of a hash map, as many as there is room for, a whole bucket at a time: an entry that goes
+/// meanwhile does not have it all begin anew, as reading one after the other would (`BPF_MAP_LOOKUP_BATCH`, bpf(2)).
+///
+/// Begins behind the place `from`; returns how many there were, and the place for the next call unless that was all.
+pub fn read_entries<K: Pod, V: Pod>(
+    map: impl AsFd,
+    from: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<u32>)> {
+    /// That part of `union bpf_attr`.
+    #[repr(C)]
+    struct Batch {
+        from: u64,
+        to: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+    let mut to = 0u32;
+    let mut batch = Batch {
+        from: from.as_ref().map_or(0, |from| (&raw const *from).addr() as u64),
+        to: (&raw mut to).addr() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+        map: map.as_fd().as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: all that is pointed to outlives the call. Of keys and values the kernel writes `count` at most, of the sizes
+    // that the map was created with; any bytes are a `Pod`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of_val(&batch)) };
+    let count = batch.count as usize;
+    match (result, io::Error::last_os_error()) {
+        (0, _) => Ok((count, Some(to))),
+        (_, error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, None)),
+        (_, error) => Err(error),
+    }
 }
 
 /// Watches a descriptor for readiness.

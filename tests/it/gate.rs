@@ -17,7 +17,8 @@ use rustix::net::sockopt::socket_cookie;
 use serde_json::Value;
 use sticky_ebpf::abi::{Config, Outcome, Slot, Table};
 use sticky_ebpf::client::Client;
-use sticky_ebpf::steer::{affine, steer};
+use sticky_ebpf::hash::hash;
+use sticky_ebpf::lookup::candidate;
 
 use crate::harness::client::dial;
 use crate::harness::process::{Process, outcome, pool};
@@ -64,8 +65,7 @@ impl Stage {
 
     /// The slot of a client's worker.
     fn home(&self, client: Client) -> Slot {
-        let choice = steer(&self.config, &self.table, affine(&self.config, client), |_| true);
-        choice.expect("all workers are there").slot
+        candidate(&self.table, hash(self.config.seed, self.config.masks.apply(client)), 0)
     }
 
     /// How often the program decided in which way.

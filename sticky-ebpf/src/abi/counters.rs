@@ -1,6 +1,6 @@
 //! What is counted: how the program decided, and what the redirect did.
 
-use super::{MAX_SLOTS, Slot};
+use super::{Cause, MAX_SLOTS, Slot};
 
 /// How the program decided about one connection or datagram.
 #[repr(u32)]
@@ -8,9 +8,9 @@ use super::{MAX_SLOTS, Slot};
 pub enum Outcome {
     /// The lookup table's entry for the client.
     Table = 0,
-    /// A later entry of the lookup table, since the first one's slot had no socket.
+    /// A later entry of the lookup table, since the first one's slot had no socket, or takes no more new clients.
     Next = 1,
-    /// The slots tried in turn, since all of the table's candidates were gone.
+    /// The slots tried in turn, since that held for all of the table's candidates.
     Fallback = 2,
     /// A connection moved here from the queue of a listener that closed.
     Migrated = 3,
@@ -39,11 +39,19 @@ pub enum Outcome {
     /// The same, as it is neither HTTP/1 nor HTTP/2, or a head that is not quite ordinary; or no ordinary PROXY header,
     /// where there is to be one.
     Strange = 15,
+    /// The slot that the affinity table has for the client.
+    Known = 16,
+    /// The slot that a pin has for the client.
+    Pinned = 17,
+    /// Besides its own outcome: a client could not be remembered.
+    Unremembered = 18,
+    /// That of the lookup table's first two candidates that has fewer connections open.
+    Least = 19,
 }
 
 impl Outcome {
     /// All outcomes, in the order of their counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Table,
         Self::Next,
         Self::Fallback,
@@ -60,14 +68,22 @@ impl Outcome {
         Self::TooLong,
         Self::Http2,
         Self::Strange,
+        Self::Known,
+        Self::Pinned,
+        Self::Unremembered,
+        Self::Least,
     ];
 
     /// The name in `sticky status`, and what it means.
     pub const fn describe(self) -> (&'static str, &'static str) {
         match self {
+            Self::Known => ("known", "chosen as the worker that the client has"),
+            Self::Pinned => ("pinned", "chosen by a pin"),
+            Self::Least => ("least", "chosen as the one of two candidates that has fewer connections"),
+            Self::Unremembered => ("unremembered", "whose client could not be remembered"),
             Self::Table => ("table", "chosen by the lookup table"),
-            Self::Next => ("next", "chosen as the next candidate, the first one's slot being empty"),
-            Self::Fallback => ("fallback", "chosen in turn, all candidates' slots being empty"),
+            Self::Next => ("next", "chosen as the next candidate, as the first one's slot takes nobody"),
+            Self::Fallback => ("fallback", "chosen in turn, as no candidate's slot takes anybody"),
             Self::Migrated => ("migrated", "moved from the queue of a worker that went away"),
             Self::Refused => ("refused", "refused, no worker being alive"),
             Self::Redirected => ("redirected", "from trusted proxies, sent to the redirect"),
@@ -97,8 +113,9 @@ impl Outcome {
 /// Counters of outcomes, more than there are.
 const OUTCOMES: usize = 32;
 
-/// The counters of outcomes come first, then one for each slot: connections (UDP: datagrams) that it got.
-pub const COUNTERS: usize = OUTCOMES + MAX_SLOTS;
+/// The counters of outcomes come first, then one for each slot: connections (UDP: datagrams) that it got; then, for each
+/// cause, one for each slot: known clients that it lost.
+pub const COUNTERS: usize = OUTCOMES + (1 + Cause::ALL.len()) * MAX_SLOTS;
 
 impl Outcome {
     /// Where the outcome is counted.
@@ -112,6 +129,23 @@ impl Outcome {
 #[inline(always)]
 pub const fn slot_counter(slot: Slot) -> u32 {
     OUTCOMES as u32 + slot as u32
+}
+
+/// Where known clients are counted that moved away from a slot.
+#[inline(always)]
+pub const fn moved_counter(from: Slot, cause: u32) -> u32 {
+    OUTCOMES as u32 + (1 + cause) * MAX_SLOTS as u32 + from as u32
+}
+
+/// Events that the redirect may count, more than there are.
+const EVENTS: usize = 32;
+
+/// The redirect's counters: of events, and then of known clients that a slot lost, for each cause, by its decision.
+pub const REDIRECTED: usize = EVENTS + Cause::ALL.len() * MAX_SLOTS;
+
+/// Where the redirect counts known clients that moved away from a slot.
+pub const fn redirect_moved_counter(from: Slot, cause: u32) -> u32 {
+    EVENTS as u32 + cause * MAX_SLOTS as u32 + from as u32
 }
 
 /// What the redirect counts.
@@ -157,4 +191,4 @@ impl Event {
     ];
 }
 
-const _: () = assert!(Outcome::ALL.len() <= OUTCOMES);
+const _: () = assert!(Outcome::ALL.len() <= OUTCOMES && Event::ALL.len() <= EVENTS);

@@ -16,6 +16,8 @@ mod listening;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
 mod opened;
 #[cfg(target_arch = "bpf")]
 mod packet;

@@ -11,7 +11,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
 use sticky_ebpf::abi::{
-    self, Config, Event, MAX_GATED, MAX_OPENED, MAX_RELAYED, MAX_TRUSTED, Relay, Slot, Source, Table,
+    self, Config, MAX_GATED, MAX_OPENED, MAX_PINS, MAX_RELAYED, MAX_SLOTS, MAX_TRUSTED, Pin, Relay, Slot,
+    Source, Standing, Table,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::{head, proxy_protocol};
@@ -29,6 +30,15 @@ pub(crate) static TABLES: Array<Table> = Array::with_max_entries(2, 0);
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::COUNTERS as u32, 0);
 #[map]
 pub(crate) static TRUSTED: LpmTrie<Client, u8> = LpmTrie::with_max_entries(MAX_TRUSTED as u32, 0);
+/// The affinity table; each entry a `Known` as one word.
+#[map]
+pub(crate) static KNOWN: LruHashMap<Client, u64> = LruHashMap::with_max_entries(abi::KNOWN as u32, 0);
+#[map]
+pub(crate) static PINS: LpmTrie<Client, Pin> = LpmTrie::with_max_entries(MAX_PINS as u32, 0);
+#[map]
+pub(crate) static STANDINGS: Array<Standing> = Array::with_max_entries(MAX_SLOTS as u32, 0);
+#[map]
+pub(crate) static OPEN: Array<u64> = Array::with_max_entries(MAX_SLOTS as u32, 0);
 #[map]
 pub(crate) static RELAYED: HashMap<Source, Relay> =
     HashMap::with_max_entries(MAX_RELAYED as u32, BPF_F_NO_PREALLOC);
@@ -42,6 +52,9 @@ pub(crate) static OPENED: Array<Opened> = Array::with_max_entries(MAX_OPENED as 
 /// Whether the next segment at the sink is to be dropped.
 #[map]
 pub(crate) static DROPPING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// A place to write a number to and read it back from.
+#[map]
+pub(crate) static CELL: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// What [`crate::reader`] has no room for on its stack.
 #[map]
 pub(crate) static HEAD: PerCpuArray<head::Scan> = PerCpuArray::with_max_entries(1, 0);
@@ -50,7 +63,7 @@ pub(crate) static PROXY_HEADER: PerCpuArray<proxy_protocol::Scan> = PerCpuArray:
 #[map]
 pub(crate) static WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub(crate) static REDIRECTED: Array<u64> = Array::with_max_entries(Event::ALL.len() as u32, 0);
+pub(crate) static REDIRECTED: Array<u64> = Array::with_max_entries(abi::REDIRECTED as u32, 0);
 #[map]
 pub(crate) static LISTEN_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]

@@ -16,9 +16,10 @@ use sticky_ebpf::abi::{Config, Outcome, ProxyProtocol, REDIRECT, Sharing, Source
 use sticky_ebpf::client::Client;
 use sticky_ebpf::head::{self, Bytes, LONGEST};
 use sticky_ebpf::proxy_protocol;
-use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
+use sticky_ebpf::steer::{Choice, Whom, steer as choose};
 
 use crate::maps::{CONFIG, GATED, HEAD, PROXY_HEADER, SOCKETS, TABLES, TRUSTED, WINDOW};
+use crate::memory::Memory;
 use crate::packet::{self, Segment, segment, source};
 use crate::steer::Tally;
 
@@ -52,18 +53,18 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         tally.count(why.counter());
         return SK_PASS;
     }
-    let hash = if known {
+    let whom = if known {
         if config.proxies.real_client_address() {
             let _ = GATED.insert(Source::new(peer, port), client, 0);
         }
-        affine(config, client)
+        Whom::client(config, client)
     } else {
-        spread(config, peer, port)
+        Whom::connection(peer, port)
     };
-    let choice = choose(config, table, hash, |slot| SOCKETS.select(ctx, slot));
+    let choice = choose(config, table, whom, &Memory { ctx, tally: &tally });
     log(client, choice);
     let outcome = if why.is_none() { Outcome::Gated } else { Outcome::Unredirected };
-    tally.verdict(choice, Some(outcome))
+    tally.verdict(choice, 1 + u64::from(outcome.counter()))
 }
 
 /// What the first segment says of the connection.

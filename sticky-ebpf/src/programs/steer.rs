@@ -7,9 +7,10 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
 use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
-use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
+use sticky_ebpf::steer::{Choice, Whom, steer as choose};
 
 use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
+use crate::memory::{Memory, forget};
 use crate::opened::Opened;
 use crate::packet::{self, Segment, remote, remote_port, segment, source};
 use crate::sink;
@@ -57,11 +58,14 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
             Proxied::Spread(outcome) => (decided, by_port) = (Some(outcome), Some(port)),
         }
     }
-    let hash = match by_port {
-        Some(port) => spread(config, client, port),
-        None => affine(config, whose),
+    // From here on the way is the same for all.
+    let decided = forget(decided.map_or(0, |outcome| 1 + u64::from(outcome.counter())));
+    tally.counts = forget(u64::from(tally.counts)) != 0;
+    let whom = match by_port {
+        Some(port) => Whom::connection(client, port),
+        None => Whom::client(config, whose),
     };
-    let choice = choose(config, table, hash, |slot| SOCKETS.select(ctx, slot));
+    let choice = choose(config, table, whom, &Memory { ctx, tally: &tally });
     log(client, choice);
     tally.verdict(choice, decided)
 }
@@ -162,12 +166,13 @@ impl Tally {
         }
     }
 
-    /// Counts a choice, by its own outcome if no other `decided` before, and passes what was selected.
+    /// Counts a choice, by its own outcome if no other was `decided` before (its counter and one more, or 0), and passes
+    /// what was selected.
     #[inline(always)]
-    pub(crate) fn verdict(&self, choice: Option<Choice>, decided: Option<Outcome>) -> u32 {
+    pub(crate) fn verdict(&self, choice: Option<Choice>, decided: u64) -> u32 {
         match choice {
             Some(Choice { slot, outcome }) => {
-                self.count(decided.unwrap_or(outcome).counter());
+                self.count(if decided == 0 { outcome.counter() } else { decided as u32 - 1 });
                 self.count(slot_counter(slot));
                 SK_PASS
             }
@@ -183,7 +188,7 @@ impl Tally {
     fn relayed(&self, slot: Slot, selected: bool) -> u32 {
         if slot < MAX_SLOTS as Slot {
             let choice = Choice { slot, outcome: Outcome::Relayed };
-            return self.verdict(selected.then_some(choice), None);
+            return self.verdict(selected.then_some(choice), 0);
         }
         if selected { SK_PASS } else { SK_DROP }
     }

@@ -82,10 +82,9 @@ impl Pool {
         let (program, steering) = (&mut self.program, &self.steering);
         let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
         let redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
-        let config = self.pins.config()?;
         let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
-        let proxies = config.proxies.trusting_somebody().with_gate(state);
-        self.pins.write(&Config { proxies, ..config })?;
+        let proxies = |old: Config| old.proxies.trusting_somebody().with_gate(state);
+        self.pins.amend(|old| Config { proxies: proxies(old), ..old })?;
         self.doors.cookies = vec![redirect.cookie];
         if let Some(sockets) = gate {
             for socket in [&sockets.gate, &sockets.sink] {
@@ -96,9 +95,8 @@ impl Pool {
             match Gate::open(&self.id, &self.dir, sockets, reaper) {
                 Ok(gate) => self.doors.gate = Some(gate),
                 Err(error) => {
-                    let config = self.pins.config()?;
-                    let proxies = config.proxies.with_gate(no_gate(State::NoSockets, &error));
-                    self.pins.write(&Config { proxies, ..config })?;
+                    let state = no_gate(State::NoSockets, &error);
+                    self.pins.amend(|old| Config { proxies: old.proxies.with_gate(state), ..old })?;
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! A pool's maps, as they are pinned: the state that outlives every sticky process.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -7,9 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
+use rustix::fs::{FlockOperation, flock};
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Relay, Slot, Source, TABLE_LEN, Table, VERSION, maps,
-    slot_counter,
+    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Slot, Source, Standing, TABLE_LEN, Table,
+    VERSION, maps, slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -17,14 +19,25 @@ use sticky_ebpf::lookup;
 
 use crate::refusal::Refusal;
 
+pub mod memory;
+
+/// The folder in a pool's that is locked while its configuration is changed: by the process that follows the pool, and by
+/// commands.
+pub const CHANGING: &str = "changing";
+
 /// The maps of one pool.
 pub struct Pins {
+    changing: File,
     config: Array<MapData, Config>,
     tables: Array<MapData, Table>,
     /// Slot → socket: written as a descriptor, read as the socket's cookie.
     sockets: HashMap<MapData, u32, u64>,
     counters: PerCpuArray<MapData, u64>,
     trusted: LpmTrie<MapData, Client, u8>,
+    known: HashMap<MapData, Client, u64>,
+    pins: LpmTrie<MapData, Client, Pin>,
+    standings: Array<MapData, Standing>,
+    open: Array<MapData, u64>,
     relayed: HashMap<MapData, Source, Relay>,
     redirected: Array<MapData, u64>,
 }
@@ -48,6 +61,7 @@ impl Pins {
     /// Opens what is pinned in `dir` by this version of sticky.
     pub fn open_unchecked(dir: &Path) -> Result<Self> {
         Ok(Self {
+            changing: File::open(dir.join(CHANGING)).context("the pool's lock for changes is missing")?,
             config: Map::Array(open(dir, maps::CONFIG)?).try_into()?,
             tables: Map::Array(open(dir, maps::TABLES)?).try_into()?,
             // aya's own type for socket arrays has values of four bytes, through which no cookie can be read; the
@@ -55,18 +69,13 @@ impl Pins {
             sockets: Map::HashMap(open(dir, maps::SOCKETS)?).try_into()?,
             counters: Map::PerCpuArray(open(dir, maps::COUNTERS)?).try_into()?,
             trusted: Map::LpmTrie(open(dir, maps::TRUSTED)?).try_into()?,
+            known: Map::LruHashMap(open(dir, maps::KNOWN)?).try_into()?,
+            pins: Map::LpmTrie(open(dir, maps::PINS)?).try_into()?,
+            standings: Map::Array(open(dir, maps::STANDINGS)?).try_into()?,
+            open: Map::Array(open(dir, maps::OPEN)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
         })
-    }
-
-    /// Fills maps that were just created in `dir`. The version is written last: it says that the rest is there.
-    pub fn create(dir: &Path, config: &Config) -> Result<Self> {
-        let mut pins = Self::open_unchecked(dir)?;
-        pins.write(config)?;
-        let mut version: Array<_, u32> = Map::Array(open(dir, maps::VERSION)?).try_into()?;
-        version.set(0, VERSION, 0)?;
-        Ok(pins)
     }
 
     /// How the pool is steered.
@@ -79,16 +88,28 @@ impl Pins {
         Ok(self.tables.get(&(config.table & 1), 0)?)
     }
 
-    /// Puts `config` in force, with a lookup table for its slots and seed.
+    /// Changes the configuration, and nobody else does meanwhile; what it is then.
     ///
-    /// The table is built where no program looks, and `config` then points there.
-    pub fn write(&mut self, config: &Config) -> Result<()> {
-        let config = Config { table: (self.config()?.table & 1) ^ 1, ..*config };
-        let mut table = Table { entries: [0; TABLE_LEN] };
-        lookup::build(&mut table, config.slots as usize, config.seed);
-        self.tables.set(config.table, table, 0)?;
-        self.config.set(0, config, 0)?;
-        Ok(())
+    /// A new lookup table is built where no program looks, and the configuration then points there.
+    pub fn amend(&mut self, change: impl FnOnce(Config) -> Config) -> Result<Config> {
+        flock(&self.changing, FlockOperation::LockExclusive)?;
+        let amended = self.config().and_then(|old| self.replace(&old, change(old)));
+        flock(&self.changing, FlockOperation::Unlock)?;
+        amended
+    }
+
+    fn replace(&mut self, old: &Config, new: Config) -> Result<Config> {
+        let mut new = Config { table: old.table & 1, ..new };
+        if (new.slots, new.seed) != (old.slots, old.seed) {
+            new.table ^= 1;
+            let mut table = Table { entries: [0; TABLE_LEN] };
+            lookup::build(&mut table, new.slots as usize, new.seed);
+            self.tables.set(new.table, table, 0)?;
+        }
+        if new != *old {
+            self.config.set(0, new, 0)?;
+        }
+        Ok(new)
     }
 
     /// The cookie of the socket in each slot in use; `None` where there is none.
@@ -131,16 +152,7 @@ impl Pins {
 
     /// The prefixes of trusted proxies.
     pub fn trusted(&self) -> Result<Vec<IpNet>> {
-        let mut found = self
-            .trusted
-            .keys()
-            .map(|key| {
-                let key = key?;
-                let address = std::net::IpAddr::from(key.data());
-                let spare = if address.is_ipv4() { 96 } else { 0 };
-                Ok(IpNet::new(address, u8::try_from(key.prefix_len().saturating_sub(spare))?)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let mut found = self.trusted.keys().map(|key| prefix(&key?)).collect::<Result<Vec<_>>>()?;
         found.sort();
         Ok(found)
     }
@@ -194,12 +206,17 @@ impl Pins {
 
     /// How often the redirect counted this since the pool was created.
     pub fn redirected(&self, event: Event) -> Result<u64> {
-        Ok(self.redirected.get(&(event as u32), 0)?)
+        self.redirect_count(event as u32)
     }
 
-    /// Sets what [`Self::redirected`] tells.
-    pub fn set_redirected(&mut self, event: Event, count: u64) -> Result<()> {
-        Ok(self.redirected.set(event as u32, count, 0)?)
+    /// One of the redirect's counters.
+    pub fn redirect_count(&self, counter: u32) -> Result<u64> {
+        Ok(self.redirected.get(&counter, 0)?)
+    }
+
+    /// Sets one of the redirect's counters.
+    pub fn set_redirect_count(&mut self, counter: u32, count: u64) -> Result<()> {
+        Ok(self.redirected.set(counter, count, 0)?)
     }
 
     /// How often the program decided like this since the pool was created, over all CPUs.
@@ -224,6 +241,13 @@ fn key(prefix: &IpNet) -> Key<Client> {
     Key::new(u32::from(prefix.prefix_len()) + spare, Client::from(prefix.addr()))
 }
 
+/// The prefix that [`key`] made this of.
+fn prefix(key: &Key<Client>) -> Result<IpNet> {
+    let address = std::net::IpAddr::from(key.data());
+    let spare = if address.is_ipv4() { 96 } else { 0 };
+    Ok(IpNet::new(address, u8::try_from(key.prefix_len().saturating_sub(spare))?)?)
+}
+
 /// A seed nobody can guess.
 pub fn random_seed() -> Result<Seed> {
     let mut bytes = [0; 16];
@@ -242,7 +266,8 @@ pub fn version_mismatch(dir: &Path, version: u32) -> Refusal {
             "the state in `{}` has version {version}; this sticky reads version {VERSION}",
             dir.display()
         ),
-        "give the pool back with `sticky detach` (clients may change workers once), then start again",
+        "use a sticky that is as new as that one; or give the pool back with `sticky detach` (clients may change \
+         workers once), then start again",
     )
 }
 
@@ -252,7 +277,8 @@ pub fn is_missing(error: &anyhow::Error) -> bool {
     errors.map(io::Error::kind).any(|kind| kind == io::ErrorKind::NotFound)
 }
 
-fn open(dir: &Path, name: &str) -> Result<MapData> {
+/// One of a pool's maps.
+pub fn open(dir: &Path, name: &str) -> Result<MapData> {
     let path = dir.join(name);
     MapData::from_pin(&path).with_context(|| format!("the map `{}` cannot be opened", path.display()))
 }

@@ -3,24 +3,27 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use sticky_ebpf::abi::Event;
+use sticky_ebpf::abi::{Event, REDIRECTED, Slot, redirect_moved_counter};
 
 use crate::pool::pins::Pins;
 
 /// Counters that all threads add to.
 pub struct Events {
-    counted: [AtomicU64; Event::ALL.len()],
-    published: [AtomicU64; Event::ALL.len()],
+    counted: [AtomicU64; REDIRECTED],
+    published: [AtomicU64; REDIRECTED],
 }
 
 impl Events {
     /// Goes on from what is pinned. What was open when the last redirect was killed, is so no more.
     pub fn adopt(pins: &Pins) -> Result<Self> {
-        let events = Self { counted: Default::default(), published: Default::default() };
-        for event in Event::ALL {
-            events.counter(event).store(pins.redirected(event)?, Ordering::Relaxed);
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        let events = Self { counted: zeros(), published: zeros() };
+        for (counter, (counted, published)) in (0..).zip(events.counted.iter().zip(&events.published)) {
+            let there = pins.redirect_count(counter)?;
+            counted.store(there, Ordering::Relaxed);
+            published.store(there, Ordering::Relaxed);
         }
-        events.counter(Event::Closed).store(pins.redirected(Event::Connection)?, Ordering::Relaxed);
+        events.counted[Event::Closed as usize].store(pins.redirected(Event::Connection)?, Ordering::Relaxed);
         Ok(events)
     }
 
@@ -31,21 +34,24 @@ impl Events {
 
     /// Counts several.
     pub fn add(&self, event: Event, count: u64) {
-        self.counter(event).fetch_add(count, Ordering::Relaxed);
+        self.counted[event as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts a known client that moved away from a slot.
+    pub fn moved(&self, from: Slot, cause: u32) {
+        if let Some(counter) = self.counted.get(redirect_moved_counter(from, cause) as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Writes what has changed to where `status` looks.
     pub fn publish(&self, pins: &mut Pins) -> Result<()> {
-        for event in Event::ALL {
-            let now = self.counter(event).load(Ordering::Relaxed);
-            if self.published[event as usize].swap(now, Ordering::Relaxed) != now {
-                pins.set_redirected(event, now)?;
+        for (counter, (counted, published)) in (0..).zip(self.counted.iter().zip(&self.published)) {
+            let now = counted.load(Ordering::Relaxed);
+            if published.swap(now, Ordering::Relaxed) != now {
+                pins.set_redirect_count(counter, now)?;
             }
         }
         Ok(())
-    }
-
-    fn counter(&self, event: Event) -> &AtomicU64 {
-        &self.counted[event as usize]
     }
 }

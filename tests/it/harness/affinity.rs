@@ -1,19 +1,21 @@
 //! Which worker a client belongs to, as the library says it, and `sticky explain`.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use sticky_ebpf::abi::{Config, Table};
+use sticky::pool::view::Snapshot;
+use sticky_ebpf::abi::{Known, Moment, Pin, Slot, Standing};
 use sticky_ebpf::client::Client;
-use sticky_ebpf::steer::{affine, steer};
+use sticky_ebpf::steer::{Maps, Whom, steer};
 
 use super::process::{pids, pool, sticky_ok};
 
 /// The test's pool on port 3000 as it was at some moment: by the function that the kernel's program runs, on the maps
 /// that it reads.
 pub struct Homes {
-    config: Config,
-    table: Table,
+    snapshot: Snapshot,
+    known: HashMap<Client, Known>,
     pids: Vec<Option<u64>>,
 }
 
@@ -25,17 +27,45 @@ impl Homes {
             .expect("what is pinned");
         assert_eq!(pools.len(), 1, "not one pool");
         let (_, _, pins) = pools.remove(0);
-        let config = pins.config().expect("the pool's configuration");
-        let table = pins.table(&config).expect("the lookup table");
-        Self { config, table, pids: pids(&pool("3000")) }
+        let snapshot = Snapshot::read(&pins, None).expect("the pool");
+        let known = pins.clients().expect("the affinity table").into_iter().collect();
+        Self { snapshot, known, pids: pids(&pool("3000")) }
     }
 
     /// The PID of this client's worker.
     #[track_caller]
     pub fn of(&self, client: IpAddr) -> u64 {
-        let hash = affine(&self.config, Client::from(client));
-        let choice = steer(&self.config, &self.table, hash, |slot| self.pids[usize::from(slot)].is_some());
+        let Snapshot { config, table, .. } = &self.snapshot;
+        let choice = steer(config, table, Whom::client(config, Client::from(client)), self);
         self.pids[usize::from(choice.expect("a live worker").slot)].expect("a PID")
+    }
+}
+
+impl Maps for Homes {
+    fn now(&self) -> Moment {
+        sticky::clock::now()
+    }
+    fn pin(&self, _: Client) -> Option<Pin> {
+        None
+    }
+    fn known(&self, client: Client) -> Known {
+        self.known.get(&client).copied().unwrap_or(Known::NOBODY)
+    }
+    fn renew(&self, _: Client, _: Known, new: Known) -> Known {
+        new
+    }
+    fn standing(&self, slot: Slot) -> Option<&Standing> {
+        self.snapshot.standings.get(usize::from(slot))
+    }
+    fn open(&self, _: Slot) -> u64 {
+        0
+    }
+    fn select(&self, slot: Slot) -> bool {
+        self.pids.get(usize::from(slot)).is_some_and(Option::is_some)
+    }
+    fn moved(&self, _: Slot, _: u64) {}
+    fn forget(&self, number: u64) -> u64 {
+        number
     }
 }
 
