@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::harness::client::{get, hear, loopback};
-use crate::harness::process::{Process, outcome, pids, pool, start_sticky, sticky_ok};
+use crate::harness::process::{Process, by_client, outcome, pids, pool, start_sticky, sticky_ok};
 use crate::harness::{app, eventually, net};
 
 const PORT: &str = "127.0.0.1:3000";
@@ -82,7 +82,7 @@ fn once_needs_no_process() {
     sticky_ok(&["attach", "3000", "--once"]);
     let first = meet(32);
     assert_eq!(meet(32), first);
-    assert_eq!(outcome(&pool("3000"), "table"), 64);
+    assert_eq!(by_client(&pool("3000")), 64);
     assert_eq!(pool("3000")["followed_by"], serde_json::Value::Null);
 }
 
@@ -97,7 +97,7 @@ fn a_server_that_restarts_is_steered_again() {
     let second = worker();
     sticky.wait_for("slot 0 has");
     assert_eq!(meet(1)[&loopback(1)], second.pid());
-    assert_eq!(outcome(&pool("3000"), "table"), 1);
+    assert_eq!(by_client(&pool("3000")), 1);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn gunicorn() {
     let met = meet();
     assert_eq!(met, meet());
     assert_eq!(met.iter().collect::<HashSet<_>>().len(), 4);
-    assert_eq!(outcome(&pool("3000"), "table"), 64);
+    assert_eq!(by_client(&pool("3000")), 64);
 
     let slot = slot_of(instances[0].pid());
     instances[0].terminate();
@@ -220,5 +220,5 @@ fn udp_datagrams_are_steered_by_their_source() {
         met.extend(answers);
     }
     assert_eq!(met.len(), 4);
-    assert_eq!(outcome(&pool("udp:3000"), "table"), 128);
+    assert_eq!(by_client(&pool("udp:3000")), 128);
 }

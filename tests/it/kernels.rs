@@ -75,7 +75,11 @@ fn check_counts(pools: &Value, explained: &[u64]) {
     assert_eq!(per_slot(pools, "connections"), expected, "{pools:#}");
     let outcomes = pools[0]["outcomes"].as_object().expect("outcomes");
     for (outcome, count) in outcomes {
-        let expected = if outcome == "table" { CLIENTS * CONNECTIONS } else { 0 };
+        let expected = match outcome.as_str() {
+            "table" => CLIENTS,
+            "known" => CLIENTS * (CONNECTIONS - 1),
+            _ => 0,
+        };
         assert_eq!(count.as_u64(), Some(expected), "{outcome}: {pools:#}");
     }
 }

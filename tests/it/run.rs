@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::harness::client::{get, hear, loopback};
 use crate::harness::process::{
-    Process, all_pools, outcome, pids, pool, pools, start_sticky, sticky, sticky_ok,
+    Process, all_pools, by_client, pids, pool, pools, start_sticky, sticky, sticky_ok,
 };
 use crate::harness::{app, eventually, net};
 
@@ -39,7 +39,7 @@ fn an_unmodified_node_server() {
     }
     let expected: HashSet<_> = (1..=4).map(|worker| format!("worker: {worker}")).collect();
     assert_eq!(answers("/", 3000), expected);
-    assert_eq!(outcome(&pool("3000"), "table"), 64);
+    assert_eq!(by_client(&pool("3000")), 64);
     // A worker's number is its slot's, whichever worker was the first to listen.
     for client in (1..=8).map(loopback) {
         let explained = sticky_ok(&["explain", &client.to_string(), "3000", "--json"]);
@@ -73,7 +73,7 @@ fn an_unmodified_python_server() {
     sticky.wait_for("0.0.0.0:3000 is complete: 4 workers");
     assert_eq!(answers("/page", 3000), HashSet::from(["hello".to_owned()]));
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "table"), 64);
+    assert_eq!(by_client(&pool), 64);
     let used =
         pool["slots"].as_array().expect("slots").iter().filter(|slot| slot["connections"] != 0).count();
     assert_eq!(used, 4, "{pool:#?}");
@@ -92,7 +92,7 @@ fn every_port_is_a_pool() {
     sticky.wait_for("127.0.0.1:4000 is complete: 2 workers");
     assert_eq!(answers("/", 3000).len(), 2);
     assert_eq!(answers("/", 4000).len(), 1);
-    assert_eq!(outcome(&pool("4000"), "table"), 64);
+    assert_eq!(by_client(&pool("4000")), 64);
     // The sockets on port 0 are nobody's pool, and nobody's business.
     let addresses: Vec<_> = all_pools().iter().map(|pool| pool["address"].to_string()).collect();
     assert_eq!(addresses.len(), 2, "{addresses:?}");

@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::process::{outcome, pool, start_sticky, sticky_ok};
+use crate::harness::process::{by_client, pool, start_sticky, sticky_ok};
 use crate::harness::{app, net};
 
 const CLIENTS: u64 = 100;
@@ -38,7 +38,7 @@ fn polling_then_websocket_without_an_error() {
     assert_eq!(result["answered"], CLIENTS * 10);
     assert_eq!(result["strayed"], 0);
     // A handshake, a poll or two, and a WebSocket from each.
-    let steered = outcome(&pool("3000"), "table");
+    let steered = by_client(&pool("3000"));
     assert!(steered >= CLIENTS * 3, "{steered} connections are fewer than socket.io must have made");
 
     // The control: the same workers without the program. Only so is it sticky that made the difference.

@@ -11,7 +11,7 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use rustix::process::Signal;
 
 use crate::harness::client::{hear, loopback};
-use crate::harness::process::{Process, outcome, pids, pool, pools, run_sticky, start_sticky, sticky_ok};
+use crate::harness::process::{Process, by_client, pids, pool, pools, run_sticky, start_sticky, sticky_ok};
 use crate::harness::{app, eventually, net};
 
 fn meet() -> HashMap<IpAddr, String> {
@@ -57,7 +57,7 @@ fn workers_outlive_a_killed_run_and_the_next_adopts_them() {
     first.signal(Signal::KILL);
     first.wait();
     assert_eq!(meet(), before, "steering changed with sticky dead");
-    assert_eq!(outcome(&pool("3000"), "table"), 96);
+    assert_eq!(by_client(&pool("3000")), 96);
     assert_eq!(pool("3000")["followed_by"], serde_json::Value::Null);
 
     let mut second = run_four();
@@ -65,7 +65,7 @@ fn workers_outlive_a_killed_run_and_the_next_adopts_them() {
     second.wait_for("is complete");
     assert_eq!(pids(&pool("3000")), processes);
     assert_eq!(meet(), before, "steering changed with the adoption");
-    assert_eq!(outcome(&pool("3000"), "table"), 144, "the counters began anew");
+    assert_eq!(by_client(&pool("3000")), 144, "the counters began anew");
 
     // It is a full supervisor of what it adopted.
     let victim = processes[1].expect("a PID").to_string();
@@ -133,11 +133,11 @@ fn a_killed_attach_is_taken_up_again() {
     let mut second = start_sticky(&["attach", "3000"]);
     second.wait_for("is adopted: 4 workers");
     assert_eq!(meet(), before);
-    assert_eq!(outcome(&pool("3000"), "table"), 144);
+    assert_eq!(by_client(&pool("3000")), 144);
     assert_eq!(second.terminate(), Some(0));
     second.wait_for("steering goes on without this process");
     assert_eq!(meet(), before);
-    assert_eq!(outcome(&pool("3000"), "table"), 192);
+    assert_eq!(by_client(&pool("3000")), 192);
 }
 
 #[test]

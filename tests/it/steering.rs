@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::harness::app;
 use crate::harness::client::{hear, loopback};
 use crate::harness::net;
-use crate::harness::process::{Process, outcome, pool, run_sticky, start_sticky, sticky_ok};
+use crate::harness::process::{Process, by_client, outcome, pool, run_sticky, start_sticky, sticky_ok};
 
 const CLIENTS: usize = 64;
 const CONNECTIONS: usize = 50;
@@ -39,7 +39,7 @@ fn meet(clients: &[IpAddr], to: &str, times: usize) -> HashMap<IpAddr, u64> {
 /// The counters say that the lookup table decided every time, and the workers were the ones `explain` names.
 fn check(met: &HashMap<IpAddr, u64>, times: usize) {
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "table"), (met.len() * times) as u64, "{pool:#?}");
+    assert_eq!(by_client(&pool), (met.len() * times) as u64, "{pool:#?}");
     for other in ["next", "fallback", "migrated", "refused", "no_address"] {
         assert_eq!(outcome(&pool, other), 0, "{pool:#?}");
     }
@@ -101,7 +101,7 @@ fn addresses_of_one_64_prefix_are_one_client() {
         (1..=CLIENTS as u16).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n).into()).collect();
     let met = meet(&clients, "[::1]:3000", CONNECTIONS);
     assert_eq!(met.values().collect::<HashSet<_>>().len(), 1, "one /64 met several workers");
-    assert_eq!(outcome(&pool("3000"), "table"), (CLIENTS * CONNECTIONS) as u64);
+    assert_eq!(by_client(&pool("3000")), (CLIENTS * CONNECTIONS) as u64);
     assert_eq!(sticky.terminate(), Some(0));
 
     let _sticky = run_workers("::", &["--ipv6-prefix", "128"]);

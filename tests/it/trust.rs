@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::affinity::{Homes, explained};
 use crate::harness::client::loopback;
 use crate::harness::http::Wire;
-use crate::harness::process::{Process, outcome, pool, run_sticky, start_sticky, sticky_ok};
+use crate::harness::process::{Process, by_client, outcome, pool, run_sticky, start_sticky, sticky_ok};
 use crate::harness::scene::{POOL, PROXY};
 use crate::harness::{app, eventually, net};
 
@@ -86,7 +86,7 @@ fn nobody_else_is_believed() {
     ];
     check(rows);
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "table"), 2 * (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
+    assert_eq!(by_client(&pool), 2 * (rows.len() * usize::from(TRIES)) as u64, "{pool:#?}");
     assert_eq!((outcome(&pool, "gated"), outcome(&pool, "redirected")), (0, 0), "{pool:#?}");
 }
 
@@ -128,7 +128,7 @@ fn x_forwarded_for() {
     for name in ["gated", "redirected", "shared"] {
         assert_eq!(outcome(&pool, name), all, "{name}: {pool:#?}");
     }
-    assert_eq!(outcome(&pool, "table"), 0, "{pool:#?}");
+    assert_eq!(by_client(&pool), 0, "{pool:#?}");
 }
 
 #[test]

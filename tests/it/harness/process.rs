@@ -198,6 +198,12 @@ pub fn outcome(pool: &Value, name: &str) -> u64 {
     pool["outcomes"][name].as_u64().unwrap_or_else(|| panic!("no outcome {name} in {pool:#?}"))
 }
 
+/// How often the program chose by the client: as it knew it, or by the lookup table's first candidate.
+#[track_caller]
+pub fn by_client(pool: &Value) -> u64 {
+    outcome(pool, "known") + outcome(pool, "table")
+}
+
 fn own_namespace() -> u64 {
     sticky::kernel::network_namespace().expect("a network namespace")
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{counted, run};
-use crate::harness::process::{outcome, pool};
+use crate::harness::process::{by_client, outcome, pool};
 use crate::harness::proxy::{PROXIED, haproxy, nginx};
 use crate::harness::{app, net};
 
@@ -28,7 +28,7 @@ fn check() {
         Some(pool("3000")).filter(|pool| outcome(pool, "gated") + counted(pool, "tunnels") >= CLIENTS)
     });
     assert!(outcome(&pool, "gated") > 0 && outcome(&pool, "shared") > 0, "{pool:#?}");
-    assert_eq!(outcome(&pool, "table"), 0, "{pool:#?}");
+    assert_eq!(by_client(&pool), 0, "{pool:#?}");
     assert_eq!(counted(&pool, "unserved"), 0, "{pool:#?}");
 }
 
