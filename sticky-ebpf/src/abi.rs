@@ -125,7 +125,8 @@ pub mod maps {
 pub struct Config {
     /// Slots in use, dead ones included: those below this number.
     pub slots: u32,
-    /// Which of the two lookup tables is current: 0 or 1. Writing this word swaps the tables.
+    /// The number of the current lookup table, of all there ever were: the last bit says which of the two it is. Writing
+    /// this word swaps the tables.
     pub table: u32,
     /// The key of the hash.
     pub seed: Seed,

@@ -9,9 +9,10 @@ use crate::abi::{MAX_SLOTS, Slot, TABLE_LEN, Table};
 use crate::client::Client;
 use crate::hash::{Seed, hash};
 
-/// Entries of the lookup table that are tried before all slots are tried in turn.
+/// Entries of the lookup table that are tried before all slots are tried in turn, whether they take new clients or not.
 ///
-/// With half of the slots gone, one client in 65,536 gets past them.
+/// With half of the slots gone, one client in 65,536 gets past them. Slots that take no new clients are not in the table,
+/// unless there are no others.
 pub const PROBES: u32 = 16;
 
 /// A number below 65,536 for a client of this `hash` and its `attempt`-th candidate, which takes the client if its share
@@ -49,11 +50,12 @@ pub fn in_turn(start: usize, attempt: usize) -> Slot {
     (start.wrapping_add(attempt) & (MAX_SLOTS - 1)) as Slot
 }
 
-/// Fills `table` for slots `0..slots`.
+/// Fills `table` for slots `0..slots`; the entries of slots that are `closed` go to whoever has the next ones, as if those
+/// had been tried and found empty, so that nobody else's client moves.
 ///
-/// The result depends on `slots` and the seed alone, so hosts that share a seed agree. `slots` above [`MAX_SLOTS`]
+/// The result depends on these and the seed alone, so hosts that share a seed agree. `slots` above [`MAX_SLOTS`]
 /// counts as [`MAX_SLOTS`]; with none the table is left as it is.
-pub fn build(table: &mut Table, slots: usize, seed: Seed) {
+pub fn build(table: &mut Table, slots: usize, seed: Seed, closed: impl Fn(Slot) -> bool) {
     const FREE: Slot = Slot::MAX;
     let slots = slots.min(MAX_SLOTS);
     if slots == 0 {
@@ -76,6 +78,13 @@ pub fn build(table: &mut Table, slots: usize, seed: Seed) {
                 break;
             }
         }
+    }
+    let Some(mut next) = table.entries.iter().copied().find(|slot| !closed(*slot)) else { return };
+    for entry in table.entries.iter_mut().rev() {
+        if closed(*entry) {
+            *entry = next;
+        }
+        next = *entry;
     }
 }
 
@@ -104,7 +113,7 @@ mod tests {
 
     fn built(slots: usize, seed: Seed) -> Table {
         let mut table = Table { entries: [0; TABLE_LEN] };
-        build(&mut table, slots, seed);
+        build(&mut table, slots, seed, |_| false);
         table
     }
 
@@ -135,6 +144,18 @@ mod tests {
             let needed = TABLE_LEN / (slots + 1);
             // The paper's figure 12: a few per cent move without need; half the table would by a modulo.
             prop_assert!(moved <= needed + TABLE_LEN / 8, "{moved} moved, {needed} had to");
+        }
+
+        #[test]
+        fn closed_slots_are_those_that_would_be_passed_over(slots in 2..=MAX_SLOTS, k0: u64, k1: u64, hash: u64, every in 2..5u16) {
+            let seed = Seed([k0, k1]);
+            let closed = |slot: Slot| slot.is_multiple_of(every);
+            let (all, mut open) = (built(slots, seed), built(slots, seed));
+            build(&mut open, slots, seed, closed);
+            let first = (0..TABLE_LEN as u32).map(|at| candidate(&all, hash, at)).find(|slot| !closed(*slot));
+            prop_assert_eq!(Some(candidate(&open, hash, 0)), first);
+            build(&mut open, slots, seed, |_| true);
+            prop_assert_eq!(open.entries, all.entries);
         }
 
         #[test]

@@ -115,7 +115,8 @@ fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: 
     let mut first = Slot::MAX;
     for attempt in 0..PROBES {
         let slot = candidate(table, hash, attempt);
-        if slot == first || !takes(maps, slot, hash, attempt, now) {
+        // Asked first: by a loop without a look into a map a speculating processor could go on for ever, the verifier says.
+        if !takes(maps, slot, hash, attempt, now) {
             continue;
         }
         if first == Slot::MAX {
@@ -126,7 +127,7 @@ fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: 
                 }
                 first = slot;
             }
-        } else {
+        } else if slot != first {
             if load(maps, slot, now) < load(maps, first, now) && maps.select(slot) {
                 first = slot;
             }
@@ -137,11 +138,9 @@ fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: 
         return Some(Choice { slot: first, outcome: Outcome::Least });
     }
     let start = fallback(config.slots, hash);
-    for attempt in 0..2 * MAX_SLOTS {
+    for attempt in 0..MAX_SLOTS {
         let slot = in_turn(start, attempt);
-        // First those that take new clients, then any: nobody is refused while a worker lives.
-        let takes = attempt >= MAX_SLOTS || maps.standing(slot).is_none_or(Standing::is_ready);
-        if takes && maps.select(slot) {
+        if maps.select(slot) {
             return Some(Choice { slot, outcome: Outcome::Fallback });
         }
     }

@@ -11,13 +11,17 @@ use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
 use crate::pool::Steering;
-use crate::{attach, detach, explain, kernel, refusal, run, status, trust};
+use crate::{attach, detach, explain, kernel, pin, refusal, run, sessions, standing, status, trust};
 
+mod clients;
 mod proxies;
 mod question;
+mod slots;
 
+use clients::{PinArgs, PinsArgs, SessionsArgs, SessionsCommand, UnpinArgs};
 use proxies::{ProxyArgs, TrustArgs, TrustCommand};
 use question::ExplainArgs;
+use slots::{DrainArgs, MaintenanceArgs, ReadyArgs, WeightArgs};
 
 /// Keep each client on one worker of a pool, decided in the kernel
 ///
@@ -46,6 +50,14 @@ enum Command {
     Detach(DetachArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
+    Drain(DrainArgs),
+    Maintenance(MaintenanceArgs),
+    Ready(ReadyArgs),
+    Weight(WeightArgs),
+    Pin(PinArgs),
+    Unpin(UnpinArgs),
+    Pins(PinsArgs),
+    Sessions(SessionsArgs),
     Trust(TrustArgs),
     #[command(hide = true)]
     ExecWorker(ExecWorkerArgs),
@@ -296,6 +308,23 @@ fn dispatch(command: Command) -> Result<()> {
             let found = explain::explain(&question, target.as_ref())?;
             print(&if as_json { json(&found)? } else { explain::text(&question, &found)? })
         }
+        Command::Drain(args) => print(&standing::change(&args.into())?),
+        Command::Maintenance(args) => print(&standing::change(&args.into())?),
+        Command::Ready(args) => print(&standing::change(&args.into())?),
+        Command::Weight(args) => print(&standing::change(&args.into())?),
+        Command::Pin(args) => {
+            let PinArgs { prefix, slot, time, at, dry_run } = args;
+            print(&pin::pin(at.as_ref(), &prefix, slot, time, dry_run)?)
+        }
+        Command::Unpin(args) => print(&pin::unpin(args.at.as_ref(), args.prefix.as_ref())?),
+        Command::Pins(args) => {
+            let pins = pin::list(args.at.as_ref())?;
+            print(&if args.json { json(&pins)? } else { pin::text(&pins) })
+        }
+        Command::Sessions(args) => print(&match &args.what {
+            SessionsCommand::Export => sessions::export(args.at.as_ref())?,
+            SessionsCommand::Import { file } => sessions::import(args.at.as_ref(), &clients::read(file)?)?,
+        }),
         Command::Trust(args) => {
             let at = args.at.as_ref();
             let lists = match &args.what {

@@ -21,6 +21,7 @@ use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
 use crate::clock;
+use crate::group::Target;
 use crate::kernel;
 use crate::redirect;
 use crate::refusal::Refusal;
@@ -258,6 +259,20 @@ pub fn read(wanted: impl Fn(&PoolId) -> bool) -> Result<Vec<(PoolId, PathBuf, Pi
             Err(error) if pins::is_missing(&error) => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(pools)
+}
+
+/// The pools of this network namespace that `target` names, all for `None`; refused when there is none.
+pub fn named(target: Option<&Target>) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
+    let namespace = kernel::network_namespace()?;
+    let pools = read(|id| id.namespace == namespace && target.is_none_or(|target| target.names(id)))?;
+    if pools.is_empty() {
+        let what = target.map_or_else(
+            || "there is no pool in this network namespace".into(),
+            |target| format!("{} is steered by nobody here", target.in_words()),
+        );
+        return Err(Refusal::new(what, "`sticky status` lists the pools").into());
     }
     Ok(pools)
 }

@@ -1,18 +1,23 @@
 //! `sticky status`: pools, slots, who sits in them, and what the program decided.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Event, GATE, Gate, Outcome, REDIRECT, Slot};
+use sticky_ebpf::abi::{Cause, Event, GATE, Gate, Outcome, Place, REDIRECT, Slot, Standing};
 
+use crate::clock;
 use crate::group::{self, Group, Member, Target};
 use crate::kernel;
+use crate::known::Clients;
 use crate::listeners;
 use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::standing::countdown;
 use crate::trust::List;
 
 /// One pool, as `--json` shows it.
@@ -28,11 +33,29 @@ pub struct PoolStatus {
     ipv4_prefix: u8,
     ipv6_prefix: u8,
     slots: Vec<SlotStatus>,
+    memory: Memory,
     /// The prefixes of trusted proxies.
     trusted: Vec<IpNet>,
     gate: GateStatus,
     redirect: RedirectStatus,
     outcomes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What is remembered of clients.
+#[derive(Serialize)]
+struct Memory {
+    /// For how many seconds; 0: nobody is.
+    remember: u64,
+    /// Clients that are known.
+    known: usize,
+    /// Clients there is room for.
+    room: u32,
+    /// How new clients are placed.
+    place: &'static str,
+    /// Prefixes that are pinned.
+    pins: usize,
+    /// Known clients that moved to another slot, by cause.
+    moved: BTreeMap<&'static str, u64>,
 }
 
 /// The gate, which has the kernel wait for the requests of trusted proxies.
@@ -75,6 +98,14 @@ struct SlotStatus {
     slot: Slot,
     worker: u32,
     state: &'static str,
+    /// What an operator wants of it: `ready`, `draining` or `maintenance`.
+    mode: &'static str,
+    /// Its share of new clients at this moment, in per cent of a full one.
+    share: u32,
+    /// For how many seconds it may still drain, if there is a limit.
+    left: Option<u64>,
+    /// Known clients that it has.
+    known: usize,
     /// The processes that hold the slot's socket; empty also when this one may not see them.
     pids: Vec<u32>,
     program: Option<String>,
@@ -101,14 +132,21 @@ fn pool_status(
     followed_by: Option<u32>,
 ) -> Result<PoolStatus> {
     let members = group.map_or(&[] as &[Member], |group| &group.members);
+    let clients = Clients::now(pins)?;
+    let known = clients.kept_by_slot();
     let slots = pins.cookies()?.into_iter().zip(0..).map(|(cookie, slot): (_, Slot)| {
         let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
         let pids: Vec<_> =
             member.map_or_else(Vec::new, |member| member.holders.iter().map(|h| h.pid).collect());
+        let standing = pins.standing(slot)?;
         Ok(SlotStatus {
             slot,
             worker: u32::from(slot) + 1,
             state: if cookie.is_some() { "live" } else { "empty" },
+            mode: standing.mode().name(),
+            share: (standing.share(clock::now()) * 100).div_ceil(Standing::FULL),
+            left: countdown(&standing).map(|left| left.as_secs()),
+            known: known[usize::from(slot)],
             program: pids.first().map(|&pid| group::name(pid)),
             pids,
             waiting: member.map(|member| member.listener.waiting),
@@ -127,10 +165,30 @@ fn pool_status(
         ipv4_prefix,
         ipv6_prefix,
         slots: slots.collect::<Result<_>>()?,
+        memory: memory(pins, &clients)?,
         trusted: pins.trusted()?,
         gate: gate_status(pins)?,
         redirect: redirect_status(pins)?,
         outcomes: outcomes.into_iter().collect::<Result<_>>()?,
+    })
+}
+
+fn memory(pins: &Pins, clients: &Clients) -> Result<Memory> {
+    let config = pins.config()?;
+    let moved = Cause::ALL.map(|cause| {
+        let moved = (0..config.slots as Slot).map(|slot| pins.moved(slot, cause)).sum::<Result<_>>()?;
+        Ok((cause.describe().0, moved))
+    });
+    Ok(Memory {
+        remember: clock::duration(config.memory.remember).as_secs(),
+        known: clients.all().len(),
+        room: pins.room()?,
+        place: match config.memory.place() {
+            Place::Hash => "hash",
+            Place::Least => "least",
+        },
+        pins: pins.pins()?.len(),
+        moved: moved.into_iter().collect::<Result<_>>()?,
     })
 }
 
@@ -200,22 +258,24 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
             pool.ipv4_prefix,
             pool.ipv6_prefix,
         )?;
-        writeln!(out, "  SLOT  WORKER  STATE  PID       PROGRAM          WAITING  CONNECTIONS")?;
+        writeln!(out, "  SLOT  WORKER  STATE        PID       PROGRAM        WAITING  CONNECTIONS  CLIENTS")?;
         for slot in &pool.slots {
             let pid = slot.pids.first().map_or_else(|| "-".into(), u32::to_string);
             let more = if slot.pids.len() > 1 { format!("+{}", slot.pids.len() - 1) } else { String::new() };
             writeln!(
                 out,
-                "  {:<4}  {:<6}  {:<5}  {:<8}  {:<15}  {:>7}  {:>11}",
+                "  {:<4}  {:<6}  {:<11}  {:<8}  {:<13}  {:>7}  {:>11}  {:>7}",
                 slot.slot,
                 slot.worker,
-                slot.state,
+                if slot.state == "live" { slot.mode } else { slot.state },
                 pid + &more,
                 slot.program.as_deref().unwrap_or("-"),
                 slot.waiting.map_or_else(|| "-".into(), |n| n.to_string()),
                 slot.connections,
+                slot.known,
             )?;
         }
+        out.push_str(&memory_text(pool)?);
         for outcome in Outcome::ALL {
             let (name, meaning) = outcome.describe();
             let count = pool.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
@@ -225,6 +285,35 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
         }
         if !pool.trusted.is_empty() {
             out.push_str(&redirect_text(pool)?);
+        }
+    }
+    Ok(out)
+}
+
+fn memory_text(pool: &PoolStatus) -> Result<String> {
+    let mut out = String::new();
+    let memory = &pool.memory;
+    if memory.remember != 0 {
+        let time = humantime::format_duration(Duration::from_secs(memory.remember));
+        writeln!(out, "  knows {} clients, of at most {}, each for {time}", memory.known, memory.room)?;
+    }
+    for slot in &pool.slots {
+        if let Some(left) = slot.left {
+            let left = humantime::format_duration(Duration::from_secs(left));
+            writeln!(out, "  slot {} drains for {left} at most", slot.slot)?;
+        }
+        if slot.mode == "ready" && slot.share < 100 {
+            writeln!(out, "  slot {} takes {} new clients where others take 100", slot.slot, slot.share)?;
+        }
+    }
+    if memory.pins > 0 {
+        writeln!(out, "  {} prefixes are pinned; `sticky pins` lists them", memory.pins)?;
+    }
+    for cause in Cause::ALL {
+        let (name, meaning) = cause.describe();
+        let count = memory.moved.get(name).copied().unwrap_or(0);
+        if count > 0 {
+            writeln!(out, "  {count:>8}  known clients moved away from a slot: {meaning}")?;
         }
     }
     Ok(out)

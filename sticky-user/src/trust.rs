@@ -12,7 +12,6 @@ use serde::Serialize;
 use sticky_ebpf::abi::REDIRECT;
 
 use crate::group::Target;
-use crate::kernel;
 use crate::pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::pins::Pins;
@@ -148,17 +147,10 @@ pub fn remove(target: Option<&Target>, what: &[Trusted]) -> Result<Vec<PoolTrust
 }
 
 fn pools(target: Option<&Target>) -> Result<Vec<(PoolId, PathBuf, Pins)>> {
-    let namespace = kernel::network_namespace()?;
-    let pools = pool::read(|id| {
-        id.protocol == Protocol::Tcp
-            && id.namespace == namespace
-            && target.is_none_or(|target| target.names(id))
-    })?;
+    let mut pools = pool::named(target)?;
+    pools.retain(|(id, ..)| id.protocol == Protocol::Tcp);
     if pools.is_empty() {
-        let what = target.map_or_else(
-            || "there is no TCP pool in this network namespace".into(),
-            |target| format!("{} is steered by nobody here, or no TCP pool", target.in_words()),
-        );
+        let what = "there is no TCP pool, and a datagram has no header that names another client";
         return Err(Refusal::new(what, "`sticky status` lists the pools").into());
     }
     Ok(pools)

@@ -52,19 +52,18 @@ fn a_worker_joins_and_one_leaves() {
 
     workers.push(worker());
     sticky.wait_for("slot 3 has `python3`");
-    let four = meet(64);
+    let four = meet(128);
     let newcomer = workers[3].pid();
     let moved = three.iter().filter(|(client, pid)| four[*client] != **pid).count();
-    let gained = four.values().filter(|pid| **pid == newcomer).count();
-    assert!(gained > 0, "the new worker got no client");
-    assert!(moved <= gained + 8, "{moved} of 64 clients moved, {gained} of them to the new worker");
+    assert_eq!(moved, 0, "known clients moved");
+    assert!(four.values().any(|pid| *pid == newcomer), "the new worker got no client");
 
     let mut left = workers.remove(1);
     let slot = slot_of(left.pid());
     left.signal(Signal::KILL);
     left.wait();
     sticky.wait_for(&format!("slot {slot} is empty"));
-    let after = meet(64);
+    let after = meet(128);
     for (client, pid) in &four {
         assert_eq!(after[client] == *pid, *pid != left.pid(), "{client} met {pid}, then {}", after[client]);
     }

@@ -171,7 +171,12 @@ fn state_of_another_version_is_refused_and_can_be_given_back() {
     assert_eq!(output.status.code(), Some(2), "{error}");
     let versions = format!("has version 99; this sticky reads version {}", sticky_ebpf::abi::VERSION);
     assert!(error.contains(&versions), "{error}");
-    assert!(error.contains("hint: give the pool back with `sticky detach`"), "{error}");
+    assert!(
+        error.contains(
+            "hint: use a sticky that is as new as that one; or give the pool back with `sticky detach`"
+        ),
+        "{error}"
+    );
     for command in [&["status"][..], &["explain", "127.0.0.1"], &["trust", "list"]] {
         let output = run_sticky(command);
         assert_eq!(output.status.code(), Some(2), "{output:?}");

@@ -191,7 +191,7 @@ fn trust_can_be_given_and_taken_while_it_runs() {
     let through = |name: &str| outcome(&pool("3000"), name);
     assert_eq!(pool("3000")["trusted"], serde_json::json!([]));
     assert_eq!(met(peer, &forged, false), homes[0]);
-    assert_eq!((through("table"), through("redirected")), (1, 0));
+    assert_eq!((by_client(&pool("3000")), through("redirected")), (1, 0));
 
     for round in 1..=2 {
         sticky_ok(&["trust", "add", "127.0.0.5/32", "10.0.0.0/8", "--at", "3000"]);
@@ -209,9 +209,9 @@ fn trust_can_be_given_and_taken_while_it_runs() {
 
         sticky_ok(&["trust", "remove", "127.0.0.5/32", "--at", "3000"]);
         assert!(!trusted().contains("127.0.0.5"), "{}", trusted());
-        let (table, redirected) = (through("table"), through("redirected"));
+        let (direct, redirected) = (by_client(&pool("3000")), through("redirected"));
         assert_eq!(met(peer, &forged, false), homes[0], "round {round}");
-        assert_eq!((through("table"), through("redirected")), (table + 1, redirected));
+        assert_eq!((by_client(&pool("3000")), through("redirected")), (direct + 1, redirected));
         assert_eq!(explained(&["--peer", "127.0.0.5", "--header", forged[0].trim_end()]), homes[0]);
         sticky_ok(&["trust", "remove", "10.0.0.0/8", "--at", "3000"]);
         assert_eq!(pool("3000")["trusted"], serde_json::json!([]));

@@ -160,6 +160,17 @@ pub enum Mode {
     Maintenance = 2,
 }
 
+impl Mode {
+    /// The name in `sticky status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
 /// How a slot stands: what an operator wants of it, and its share of new clients. All zero: ready, with a full share.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -28,7 +28,7 @@ struct Pool {
 fn pool(slots: u32) -> Pool {
     let seed = Seed([1, 2]);
     let mut table = Table { entries: [0; TABLE_LEN] };
-    build(&mut table, slots as usize, seed);
+    build(&mut table, slots as usize, seed, |_| false);
     let mut config = Config::new(slots, seed, Masks::new(32, 64));
     config.memory = Memory::NONE.with_remember(REMEMBER);
     Pool {
@@ -156,7 +156,7 @@ proptest! {
         let mut pool = pool(from);
         let homes: Vec<_> = (0..200).map(|client| pool.slot(client)).collect();
         pool.config.slots = to;
-        build(&mut pool.table, to as usize, pool.config.seed);
+        build(&mut pool.table, to as usize, pool.config.seed, |_| false);
         for (client, home) in (0..).zip(homes) {
             prop_assert_eq!(pool.slot(client), home);
         }

@@ -89,22 +89,36 @@ impl Pins {
     }
 
     /// Changes the configuration, and nobody else does meanwhile; what it is then.
-    ///
-    /// A new lookup table is built where no program looks, and the configuration then points there.
     pub fn amend(&mut self, change: impl FnOnce(Config) -> Config) -> Result<Config> {
-        flock(&self.changing, FlockOperation::LockExclusive)?;
-        let amended = self.config().and_then(|old| self.replace(&old, change(old)));
-        flock(&self.changing, FlockOperation::Unlock)?;
-        amended
+        self.alone(|pins| {
+            let old = pins.config()?;
+            let new = change(old);
+            pins.replace(&old, new, (new.slots, new.seed) != (old.slots, old.seed))
+        })
     }
 
-    fn replace(&mut self, old: &Config, new: Config) -> Result<Config> {
-        let mut new = Config { table: old.table & 1, ..new };
-        if (new.slots, new.seed) != (old.slots, old.seed) {
-            new.table ^= 1;
+    /// Does `work` while nobody else changes the pool.
+    fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        flock(&self.changing, FlockOperation::LockExclusive)?;
+        let done = work(self);
+        flock(&self.changing, FlockOperation::Unlock)?;
+        done
+    }
+
+    /// Puts a configuration in force, and a new lookup table if that is to be another: it is built where no program looks,
+    /// and the configuration then points there.
+    fn replace(&mut self, old: &Config, new: Config, rebuild: bool) -> Result<Config> {
+        let new = Config { table: old.table.wrapping_add(u32::from(rebuild)), ..new };
+        if rebuild {
+            let mut closed = [false; MAX_SLOTS];
+            for (slot, closed) in (0..new.slots as Slot).zip(&mut closed) {
+                *closed = !self.standing(slot)?.is_ready();
+            }
             let mut table = Table { entries: [0; TABLE_LEN] };
-            lookup::build(&mut table, new.slots as usize, new.seed);
-            self.tables.set(new.table, table, 0)?;
+            lookup::build(&mut table, new.slots as usize, new.seed, |slot| {
+                closed.get(usize::from(slot)).is_some_and(|closed| *closed)
+            });
+            self.tables.set(new.table & 1, table, 0)?;
         }
         if new != *old {
             self.config.set(0, new, 0)?;

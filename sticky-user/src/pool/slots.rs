@@ -8,6 +8,7 @@ use sticky_ebpf::abi::{MAX_SLOTS, Slot};
 
 use super::Pool;
 use crate::group::{self, Member};
+use crate::standing;
 
 /// Which slot a new socket is to get.
 pub enum Wish {
@@ -124,6 +125,7 @@ fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     if !rustix::net::sockopt::socket_reuseport(&socket)? {
         anyhow::bail!("it has no SO_REUSEPORT");
     }
+    standing::begin_anew(&mut pool.pins, slot)?;
     pool.place(slot, &socket)?;
     Ok(Some(slot))
 }

@@ -86,7 +86,7 @@ impl State {
                 pins.forget(&client)?;
             }
         }
-        pins.amend(|there| if old.is_some() { steering.amend(&there) } else { Config { table: 1, ..new } })?;
+        pins.amend(|there| if old.is_some() { steering.amend(&there) } else { new })?;
         if version != VERSION {
             // Last, since it says that the rest is there.
             Array::<_, u32>::try_from(Map::Array(pins::open(dir, maps::VERSION)?))?.set(0, VERSION, 0)?;

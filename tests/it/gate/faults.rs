@@ -83,16 +83,18 @@ fn workers_that_come_and_go_in_order_cost_nothing() {
     let _net = net::isolate();
     let mut workers: Vec<_> = (0..4).map(|_| worker()).collect();
     let sticky = attach("is steered: 4 workers", &[]);
-    let (kept, visits) = under_load(to(), askers(), |visits| {
+    let homes = at_home();
+    let ((), visits) = under_load(to(), askers(), |visits| {
         more(visits, 500);
         workers.extend([worker(), worker()]);
         sticky.wait_for("slot 5 has");
         more(visits, 1000);
-        at_home()
     });
+    all_at_home(&visits, &homes);
+    let new = (CLIENTS + 1..=3 * CLIENTS).map(|n| Asker::each_behind(PROXY.into(), loopback(n))).collect();
+    let visits = load(to(), new, |round| round < 2);
     let pids: HashSet<_> = visits.iter().map(|visit| visit.pid().expect("no request fails")).collect();
     assert_eq!(pids.len(), 6, "the new workers were not used");
-    all_at_home(&load(to(), askers(), |round| round < 2), &kept);
 }
 
 #[test]

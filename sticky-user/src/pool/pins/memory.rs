@@ -116,9 +116,21 @@ impl Pins {
         Ok(self.standings.get(&u32::from(slot), 0)?)
     }
 
-    /// Says how a slot is to stand.
-    pub fn set_standing(&mut self, slot: Slot, standing: Standing) -> Result<()> {
-        Ok(self.standings.set(u32::from(slot), standing, 0)?)
+    /// Changes how slots stand.
+    pub fn set_standings(
+        &mut self,
+        slots: impl IntoIterator<Item = Slot>,
+        change: impl Fn(Standing) -> Standing,
+    ) -> Result<()> {
+        self.alone(|pins| {
+            for slot in slots {
+                let standing = change(pins.standing(slot)?);
+                pins.standings.set(u32::from(slot), standing, 0)?;
+            }
+            let config = pins.config()?;
+            pins.replace(&config, config, true)?;
+            Ok(())
+        })
     }
 
     /// Connections that a slot has open, while they are counted.
