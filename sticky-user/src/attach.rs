@@ -6,6 +6,7 @@ use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
 
 use crate::detach;
+use crate::events::{self, Ledger};
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
 use crate::listeners::{self, LastLook};
@@ -70,6 +71,7 @@ struct Followed {
     /// Those of them that hold sockets of the pool.
     holders: HashSet<u32>,
     last: LastLook,
+    ledger: Ledger,
 }
 
 impl Followed {
@@ -80,6 +82,7 @@ impl Followed {
             seen: HashSet::new(),
             holders: HashSet::new(),
             last: LastLook::default(),
+            ledger: Ledger::default(),
         };
         let adopted = followed.pool.adopted;
         if let Err(error) = followed.fill(group, plan) {
@@ -146,6 +149,7 @@ impl Followed {
     /// Looks at the group once more and tells what changed.
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
+        events::log(&id, &self.pool.pins, &mut self.ledger)?;
         let listening = listeners::cookies(id.protocol, id.namespace, |found| *found == id)?;
         if self.last.suffices(&listening) && !self.pool.lacks_redirect() {
             return Ok(());

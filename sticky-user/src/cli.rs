@@ -11,7 +11,7 @@ use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
 use crate::pool::Steering;
-use crate::{attach, detach, explain, kernel, pin, refusal, run, sessions, standing, status, trust};
+use crate::{attach, detach, events, explain, kernel, pin, refusal, run, sessions, standing, status, trust};
 
 mod clients;
 mod proxies;
@@ -50,6 +50,7 @@ enum Command {
     Detach(DetachArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
+    Events(EventsArgs),
     Drain(DrainArgs),
     Maintenance(MaintenanceArgs),
     Ready(ReadyArgs),
@@ -165,6 +166,21 @@ struct StatusArgs {
     target: Option<Target>,
 
     /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tell what happens: workers that come and go, slots that are drained, known clients that move, and why
+///
+/// Goes on until it is stopped.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky events\n  sticky events 3000 --json")]
+struct EventsArgs {
+    /// Only at these pools
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    target: Option<Target>,
+
+    /// A line of JSON each, for programs
     #[arg(long)]
     json: bool,
 }
@@ -308,6 +324,7 @@ fn dispatch(command: Command) -> Result<()> {
             let found = explain::explain(&question, target.as_ref())?;
             print(&if as_json { json(&found)? } else { explain::text(&question, &found)? })
         }
+        Command::Events(args) => events::follow(args.target.as_ref(), args.json),
         Command::Drain(args) => print(&standing::change(&args.into())?),
         Command::Maintenance(args) => print(&standing::change(&args.into())?),
         Command::Ready(args) => print(&standing::change(&args.into())?),

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod detach;
+pub mod events;
 pub mod explain;
 pub mod gate;
 pub mod group;

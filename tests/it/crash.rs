@@ -25,7 +25,7 @@ fn to() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 3000))
 }
 
-fn kill(pid: u64) {
+pub(crate) fn kill(pid: u64) {
     send(pid, Signal::KILL);
 }
 

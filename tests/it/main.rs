@@ -17,6 +17,7 @@ mod proxies;
 mod redirect;
 mod refusals;
 mod run;
+mod slots;
 mod socketio;
 mod state;
 mod steering;

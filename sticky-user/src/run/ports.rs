@@ -8,6 +8,7 @@ use sticky_ebpf::abi::Slot;
 
 use super::Plan;
 use super::worker::Worker;
+use crate::events::{self, Ledger};
 use crate::group::{self, Member};
 use crate::kernel;
 use crate::listeners::{self, LastLook};
@@ -28,6 +29,7 @@ struct Port {
     pool: Pool,
     slots: Slots,
     complete: bool,
+    ledger: Ledger,
 }
 
 impl<'a> Ports<'a> {
@@ -38,6 +40,9 @@ impl<'a> Ports<'a> {
 
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
     pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
+        for (id, port) in &mut self.pools {
+            events::log(id, &port.pool.pins, &mut port.ledger)?;
+        }
         let listening = listeners::cookies(Protocol::Tcp, kernel::network_namespace()?, |_| true)?;
         if self.last.suffices(&listening) && !self.lacks_redirect() {
             return Ok(self.is_served());
@@ -58,7 +63,10 @@ impl<'a> Ports<'a> {
             if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members)? {
                 let mut pool = Pool::open(group.id, &self.plan.steering)?;
                 pool.grow(self.plan.workers)?;
-                self.pools.insert(group.id, Port { pool, slots: Slots::default(), complete: false });
+                self.pools.insert(
+                    group.id,
+                    Port { pool, slots: Slots::default(), complete: false, ledger: Ledger::default() },
+                );
             }
         }
         for (id, port) in &mut self.pools {

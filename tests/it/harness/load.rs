@@ -30,6 +30,11 @@ impl Asker {
         Self::with_headers(client, client, "")
     }
 
+    /// The same, over a connection for each request.
+    pub fn each(client: IpAddr) -> Self {
+        Self::with_headers(client, client, "Connection: close\r\n")
+    }
+
     /// A client whose requests a proxy at `from` brings.
     pub fn behind(from: IpAddr, client: IpAddr) -> Self {
         Self::with_headers(from, client, &format!("X-Forwarded-For: {client}\r\n"))
