@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::net::listen;
+use rustix::process::setpriority_process;
 use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
 
 use crate::pool::id::PoolId;
@@ -27,9 +28,11 @@ use crate::say::Seldom;
 use crate::sys;
 
 mod cork;
+mod pace;
 mod reap;
 
 use cork::Corks;
+use pace::{IDLE, Pace};
 pub use reap::Reaper;
 
 /// How many connections without a cookie may wait to be taken from the gate. As many requests, and one more, have to be
@@ -37,10 +40,8 @@ pub use reap::Reaper;
 const BACKLOG: i32 = 15;
 /// Connections that may wait at the sink, where none comes while the program steers.
 const SINK_BACKLOG: i32 = 128;
-/// How often is looked for connections in TIME_WAIT.
-const SWEEP: Duration = Duration::from_millis(250);
-/// How long after the last connection. They stay for 60 s: `TCP_TIMEWAIT_LEN`.
-const SWEPT: Duration = Duration::from_secs(70);
+/// How nice the keeper is, where that is permitted: the later it comes, the more is redirected.
+const NICE: i32 = -10;
 /// How often is looked whether the corks are there.
 const CHECK: Duration = Duration::from_secs(5);
 
@@ -88,7 +89,7 @@ impl Gate {
         let (stop, stopped) = channel();
         let mut gate = Self { pins, stop: Some(stop), keeper: None };
         let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
-        let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, seen: 0, moved: Instant::now() };
+        let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, pace: Pace::new() };
         gate.keeper = Some(thread::Builder::new().name("gate".into()).spawn(move || keeper.keep(&stopped))?);
         gate.set(abi::Gate::Open)?;
         Ok(gate)
@@ -117,20 +118,21 @@ struct Keeper {
     pins: Pins,
     corks: Corks,
     reaper: Option<Reaper>,
-    /// Connections of proxies so far.
-    seen: u64,
-    /// When the last of them came.
-    moved: Instant,
+    pace: Pace,
 }
 
 impl Keeper {
     fn keep(mut self, stopped: &Receiver<()>) {
         static TOLD: Seldom = Seldom::new();
+        // On Linux, this thread's alone.
+        let _ = setpriority_process(None, NICE);
         let mut checked = Instant::now();
-        while stopped.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
-            if let Err(error) = self.sweep() {
+        let mut wait = IDLE;
+        while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            wait = self.sweep().unwrap_or_else(|error| {
                 TOLD.say(format_args!("connections in TIME_WAIT cannot be ended: {error:#}"));
-            }
+                IDLE
+            });
             if checked.elapsed() >= CHECK {
                 checked = Instant::now();
                 if let Err(error) = self.corks.renew() {
@@ -142,13 +144,14 @@ impl Keeper {
         }
     }
 
-    fn sweep(&mut self) -> Result<()> {
-        let Some(reaper) = &mut self.reaper else { return Ok(()) };
+    /// Sweeps if it is time; how long to wait until the next look.
+    fn sweep(&mut self) -> Result<Duration> {
+        let Some(reaper) = &mut self.reaper else { return Ok(IDLE) };
         let seen = [Outcome::Gated, Outcome::Redirected, Outcome::Silent];
         let seen = seen.into_iter().map(|outcome| self.pins.outcome(outcome)).sum::<Result<u64>>()?;
-        if std::mem::replace(&mut self.seen, seen) != seen {
-            self.moved = Instant::now();
+        if self.pace.due(seen, reaper.recurred(), Instant::now()) {
+            reaper.reap(&self.pins)?;
         }
-        if self.moved.elapsed() < SWEPT { reaper.reap(&self.pins) } else { Ok(()) }
+        Ok(self.pace.wait())
     }
 }

@@ -24,6 +24,11 @@ impl Events {
         Ok(events)
     }
 
+    /// How often this was counted.
+    pub fn counted(&self, event: Event) -> u64 {
+        self.counter(event).load(Ordering::Relaxed)
+    }
+
     /// Counts one.
     pub fn count(&self, event: Event) {
         self.add(event, 1);
@@ -37,7 +42,7 @@ impl Events {
     /// Writes what has changed to where `status` looks.
     pub fn publish(&self, pins: &mut Pins) -> Result<()> {
         for event in Event::ALL {
-            let now = self.counter(event).load(Ordering::Relaxed);
+            let now = self.counted(event);
             if self.published[event as usize].swap(now, Ordering::Relaxed) != now {
                 pins.set_redirected(event, now)?;
             }
