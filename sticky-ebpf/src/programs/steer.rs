@@ -5,7 +5,7 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
+use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, affine, spread, steer as choose};
 
@@ -111,7 +111,8 @@ fn proxied(
         }
     } else if let Some(segment) = segment {
         match segment {
-            Segment::Opening { sequence } if SOCKETS.select(ctx, GATE) => {
+            // Of a process that was killed the sink goes before the gate.
+            Segment::Opening { sequence } if SOCKETS.select(ctx, SINK) && SOCKETS.select(ctx, GATE) => {
                 Opened::now(peer, port, sequence);
                 return Proxied::Decided(SK_PASS);
             }
