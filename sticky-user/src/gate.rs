@@ -10,13 +10,14 @@
 //! is in TIME_WAIT: it waits for its request at the gate, and the redirect takes it from there. [`reap`] keeps that rare.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::listen;
 use rustix::process::setpriority_process;
 use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
@@ -73,8 +74,13 @@ pub fn has_cookies() -> bool {
 }
 
 /// An open gate. Dropped, it closes: the program sends nobody there any more.
+///
+/// Should this process be killed, its sockets must close in the order in which the program is to miss them: see
+/// [`Gate::closes_after`].
 pub struct Gate {
     pins: Pins,
+    /// The sink once more, above the corks.
+    sink: OwnedFd,
     /// Dropped, it ends the keeper.
     stop: Option<Sender<()>>,
     keeper: Option<thread::JoinHandle<()>>,
@@ -87,12 +93,24 @@ impl Gate {
         pins.place(GATE, sockets.gate.as_raw_fd()).context("the gate's socket cannot be placed")?;
         pins.place(SINK, sockets.sink.as_raw_fd()).context("the sink's socket cannot be placed")?;
         let (stop, stopped) = channel();
-        let mut gate = Self { pins, stop: Some(stop), keeper: None };
+        let mut gate = Self { pins, sink: sockets.sink.try_clone()?, stop: Some(stop), keeper: None };
         let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
+        gate.sink = fcntl_dupfd_cloexec(&sockets.sink, corks.last() + 1)?;
         let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, pace: Pace::new() };
         gate.keeper = Some(thread::Builder::new().name("gate".into()).spawn(move || keeper.keep(&stopped))?);
         gate.set(abi::Gate::Open)?;
         Ok(gate)
+    }
+
+    /// The descriptor that one of the redirect's socket has to be above.
+    ///
+    /// Of a dead process the kernel closes the highest descriptor first (`task_work_run`, since Linux 4.3), and of a
+    /// connection that a listener completes at the moment when it closes, it makes a reset. So the redirect goes first,
+    /// while nobody is sent there for want of the gate; then the sink, without which the program sends nobody to the gate;
+    /// then the corks, and an empty gate. The corks must not outlive it: reset after their listener is gone, they would
+    /// be taken off the queue of a worker, whose length the kernel then counts wrong.
+    pub fn closes_after(&self) -> RawFd {
+        self.sink.as_raw_fd()
     }
 
     fn set(&mut self, gate: abi::Gate) -> Result<()> {
