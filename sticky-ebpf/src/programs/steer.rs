@@ -92,8 +92,10 @@ fn proxied(
     tally: &mut Tally,
 ) -> Proxied {
     let source = Source::new(peer, port);
-    // Behind the gate's SYN cookies there are none of our own.
-    let may_be_ours = matches!(segment, None | Some(Segment::Opening { .. }));
+    let trusted = TRUSTED.get(Key::new(128, peer)).is_some();
+    // Ours may come with a SYN cookie, too, where a worker's queue is full. Of a trusted peer only the data that follows
+    // has to be told apart.
+    let may_be_ours = !(trusted && segment == Some(Segment::Bare));
     // SAFETY: an entry is not changed while its connection is made.
     if may_be_ours && let Some(relay) = unsafe { RELAYED.get(source) } {
         let selected = SOCKETS.select(ctx, relay.slot);
@@ -101,7 +103,7 @@ fn proxied(
             return Proxied::Decided(tally.relayed(relay.slot, selected));
         }
     }
-    if TRUSTED.get(Key::new(128, peer)).is_none() {
+    if !trusted {
         return Proxied::No;
     }
     if migrating {
