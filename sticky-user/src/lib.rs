@@ -24,6 +24,6 @@ pub mod say;
 pub mod sock_diag;
 pub mod status;
 pub mod stop;
-mod sys;
+pub mod sys;
 pub mod trust;
 pub mod watch;
