@@ -10,14 +10,16 @@
 //! is in TIME_WAIT: it waits for its request at the gate, and the redirect takes it from there. [`reap`] keeps that rare.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::listen;
+use rustix::process::setpriority_process;
 use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
 
 use crate::pool::id::PoolId;
@@ -27,9 +29,11 @@ use crate::say::Seldom;
 use crate::sys;
 
 mod cork;
+mod pace;
 mod reap;
 
 use cork::Corks;
+use pace::{IDLE, Pace};
 pub use reap::Reaper;
 
 /// How many connections without a cookie may wait to be taken from the gate. As many requests, and one more, have to be
@@ -37,10 +41,8 @@ pub use reap::Reaper;
 const BACKLOG: i32 = 15;
 /// Connections that may wait at the sink, where none comes while the program steers.
 const SINK_BACKLOG: i32 = 128;
-/// How often is looked for connections in TIME_WAIT.
-const SWEEP: Duration = Duration::from_millis(250);
-/// How long after the last connection. They stay for 60 s: `TCP_TIMEWAIT_LEN`.
-const SWEPT: Duration = Duration::from_secs(70);
+/// How nice the keeper is, where that is permitted: the later it comes, the more is redirected.
+const NICE: i32 = -10;
 /// How often is looked whether the corks are there.
 const CHECK: Duration = Duration::from_secs(5);
 
@@ -72,8 +74,13 @@ pub fn has_cookies() -> bool {
 }
 
 /// An open gate. Dropped, it closes: the program sends nobody there any more.
+///
+/// Should this process be killed, its sockets must close in the order in which the program is to miss them: see
+/// [`Gate::closes_after`].
 pub struct Gate {
     pins: Pins,
+    /// The sink once more, above the corks.
+    sink: OwnedFd,
     /// Dropped, it ends the keeper.
     stop: Option<Sender<()>>,
     keeper: Option<thread::JoinHandle<()>>,
@@ -86,12 +93,24 @@ impl Gate {
         pins.place(GATE, sockets.gate.as_raw_fd()).context("the gate's socket cannot be placed")?;
         pins.place(SINK, sockets.sink.as_raw_fd()).context("the sink's socket cannot be placed")?;
         let (stop, stopped) = channel();
-        let mut gate = Self { pins, stop: Some(stop), keeper: None };
+        let mut gate = Self { pins, sink: sockets.sink.try_clone()?, stop: Some(stop), keeper: None };
         let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
-        let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, seen: 0, moved: Instant::now() };
+        gate.sink = fcntl_dupfd_cloexec(&sockets.sink, corks.last() + 1)?;
+        let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, pace: Pace::new() };
         gate.keeper = Some(thread::Builder::new().name("gate".into()).spawn(move || keeper.keep(&stopped))?);
         gate.set(abi::Gate::Open)?;
         Ok(gate)
+    }
+
+    /// The descriptor that one of the redirect's socket has to be above.
+    ///
+    /// Of a dead process the kernel closes the highest descriptor first (`task_work_run`, since Linux 4.3), and of a
+    /// connection that a listener completes at the moment when it closes, it makes a reset. So the redirect goes first,
+    /// while nobody is sent there for want of the gate; then the sink, without which the program sends nobody to the gate;
+    /// then the corks, and an empty gate. The corks must not outlive it: reset after their listener is gone, they would
+    /// be taken off the queue of a worker, whose length the kernel then counts wrong.
+    pub fn closes_after(&self) -> RawFd {
+        self.sink.as_raw_fd()
     }
 
     fn set(&mut self, gate: abi::Gate) -> Result<()> {
@@ -117,20 +136,21 @@ struct Keeper {
     pins: Pins,
     corks: Corks,
     reaper: Option<Reaper>,
-    /// Connections of proxies so far.
-    seen: u64,
-    /// When the last of them came.
-    moved: Instant,
+    pace: Pace,
 }
 
 impl Keeper {
     fn keep(mut self, stopped: &Receiver<()>) {
         static TOLD: Seldom = Seldom::new();
+        // On Linux, this thread's alone.
+        let _ = setpriority_process(None, NICE);
         let mut checked = Instant::now();
-        while stopped.recv_timeout(SWEEP) == Err(RecvTimeoutError::Timeout) {
-            if let Err(error) = self.sweep() {
+        let mut wait = IDLE;
+        while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            wait = self.sweep().unwrap_or_else(|error| {
                 TOLD.say(format_args!("connections in TIME_WAIT cannot be ended: {error:#}"));
-            }
+                IDLE
+            });
             if checked.elapsed() >= CHECK {
                 checked = Instant::now();
                 if let Err(error) = self.corks.renew() {
@@ -142,13 +162,14 @@ impl Keeper {
         }
     }
 
-    fn sweep(&mut self) -> Result<()> {
-        let Some(reaper) = &mut self.reaper else { return Ok(()) };
+    /// Sweeps if it is time; how long to wait until the next look.
+    fn sweep(&mut self) -> Result<Duration> {
+        let Some(reaper) = &mut self.reaper else { return Ok(IDLE) };
         let seen = [Outcome::Gated, Outcome::Redirected, Outcome::Silent];
         let seen = seen.into_iter().map(|outcome| self.pins.outcome(outcome)).sum::<Result<u64>>()?;
-        if std::mem::replace(&mut self.seen, seen) != seen {
-            self.moved = Instant::now();
+        if self.pace.due(seen, reaper.recurred(), Instant::now()) {
+            reaper.reap(&self.pins)?;
         }
-        if self.moved.elapsed() < SWEPT { reaper.reap(&self.pins) } else { Ok(()) }
+        Ok(self.pace.wait())
     }
 }

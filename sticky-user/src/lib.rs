@@ -30,6 +30,6 @@ pub mod sock_diag;
 pub mod standing;
 pub mod status;
 pub mod stop;
-mod sys;
+pub mod sys;
 pub mod trust;
 pub mod watch;

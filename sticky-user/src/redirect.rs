@@ -14,13 +14,14 @@
 //! [`lane`] each; they share nothing but the kernel's maps and a few counters.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::sockopt;
 use sticky_ebpf::abi::{Event, REDIRECT};
 use tokio::sync::{Semaphore, mpsc};
@@ -83,6 +84,8 @@ pub struct Redirect {
     /// What it counts.
     pub events: Arc<Events>,
     pins: Pins,
+    /// Its listening socket once more, until it is withdrawn.
+    socket: Option<OwnedFd>,
     stop: CancellationToken,
     /// Closed when all threads have ended.
     ended: mpsc::Receiver<()>,
@@ -120,6 +123,7 @@ impl Redirect {
             cookie: sockopt::socket_cookie(&socket)?,
             events: Arc::clone(&events),
             pins,
+            socket: None,
             stop: stop.clone(),
             ended,
         };
@@ -148,11 +152,21 @@ impl Redirect {
             .pins
             .place(REDIRECT, socket.as_raw_fd())
             .context("the redirect's socket cannot be placed")?;
+        redirect.socket = Some(socket);
         Ok(redirect)
+    }
+
+    /// Has its socket close before this descriptor, should this process be killed.
+    pub fn close_before(&mut self, other: RawFd) -> Result<()> {
+        if let Some(socket) = &mut self.socket {
+            *socket = fcntl_dupfd_cloexec(&*socket, other + 1)?;
+        }
+        Ok(())
     }
 
     fn withdraw(&mut self) -> Result<()> {
         self.pins.withdraw(REDIRECT)?;
+        self.socket = None;
         self.stop.cancel();
         Ok(())
     }

@@ -153,12 +153,17 @@ fn amount(usual: usize) -> usize {
     wanted.map_or(usual, |number| number.parse().expect("STICKY_TEST_REQUESTS is a number"))
 }
 
-/// SYN cookies that came back wrong so far, in the test's network namespace: `SyncookiesFailed` of netstat(8).
+/// SYN cookies that came back wrong so far.
 fn failed_cookies() -> u64 {
+    netstat("SyncookiesFailed")
+}
+
+/// A counter of netstat(8), in the test's network namespace.
+fn netstat(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let at = names.split(' ').position(|name| name == "SyncookiesFailed").expect("the counter");
+    let at = names.split(' ').position(|each| each == name).expect("the counter");
     values.split(' ').nth(at).expect("as many values").parse().expect("a number")
 }
 

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, Slot, Source, slot_counter};
+use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, Whom, steer as choose};
 
@@ -96,8 +96,10 @@ fn proxied(
     tally: &mut Tally,
 ) -> Proxied {
     let source = Source::new(peer, port);
-    // Behind the gate's SYN cookies there are none of our own.
-    let may_be_ours = matches!(segment, None | Some(Segment::Opening { .. }));
+    let trusted = TRUSTED.get(Key::new(128, peer)).is_some();
+    // Ours may come with a SYN cookie, too, where a worker's queue is full. Of a trusted peer only the data that follows
+    // has to be told apart.
+    let may_be_ours = !(trusted && segment == Some(Segment::Bare));
     // SAFETY: an entry is not changed while its connection is made.
     if may_be_ours && let Some(relay) = unsafe { RELAYED.get(source) } {
         let selected = SOCKETS.select(ctx, relay.slot);
@@ -105,7 +107,7 @@ fn proxied(
             return Proxied::Decided(tally.relayed(relay.slot, selected));
         }
     }
-    if TRUSTED.get(Key::new(128, peer)).is_none() {
+    if !trusted {
         return Proxied::No;
     }
     if migrating {
@@ -115,7 +117,8 @@ fn proxied(
         }
     } else if let Some(segment) = segment {
         match segment {
-            Segment::Opening { sequence } if SOCKETS.select(ctx, GATE) => {
+            // Of a process that was killed the sink goes before the gate.
+            Segment::Opening { sequence } if SOCKETS.select(ctx, SINK) && SOCKETS.select(ctx, GATE) => {
                 Opened::now(peer, port, sequence);
                 return Proxied::Decided(SK_PASS);
             }

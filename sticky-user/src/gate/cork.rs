@@ -1,11 +1,12 @@
 //! Corks: connections to the gate that never say anything. Each is a request in its queue, and fills it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use netlink_packet_sock_diag::inet::StateFlags;
+use rustix::io::{DupFlags, dup3};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, socket_with, sockopt};
 use sticky_ebpf::abi::{GATE, Relay, Source};
 
@@ -28,7 +29,7 @@ pub struct Corks {
 struct Cork {
     from: SocketAddr,
     /// Closed, it resets the connection, so that the request goes without a trace.
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Corks {
@@ -59,11 +60,21 @@ impl Corks {
             return Ok(());
         }
         say(format_args!("the gate of {} lost {} of its corks, which are renewed", self.to, lost.len()));
-        for cork in lost {
+        for mut cork in lost {
             let _ = self.pins.unrelay(&source(cork.from));
             self.add()?;
+            // The new one takes the descriptor of the old one, so as not to close before the sink.
+            if let Some(new) = self.corks.last_mut() {
+                dup3(&new.socket, &mut cork.socket, DupFlags::CLOEXEC)?;
+                std::mem::swap(&mut new.socket, &mut cork.socket);
+            }
         }
         Ok(())
+    }
+
+    /// The highest of their descriptors.
+    pub fn last(&self) -> RawFd {
+        self.corks.iter().map(|cork| cork.socket.as_raw_fd()).max().unwrap_or(0)
     }
 
     fn add(&mut self) -> Result<()> {
@@ -75,10 +86,9 @@ impl Corks {
         let from = SocketAddr::try_from(getsockname(&socket)?)?;
         let shown = from.ip().into();
         self.pins.relay(source(from), Relay::new(GATE, shown, from.port().to_be()))?;
-        let cork =
-            Cork { from: SocketAddr::new(IpAddr::to_canonical(&from.ip()), from.port()), _socket: socket };
+        let cork = Cork { from: SocketAddr::new(IpAddr::to_canonical(&from.ip()), from.port()), socket };
         self.corks.push(cork);
-        let socket = &self.corks[self.corks.len() - 1]._socket;
+        let socket = &self.corks[self.corks.len() - 1].socket;
         Ok(connect(socket, &self.to)?)
     }
 }

@@ -24,7 +24,8 @@ use crate::sock_diag::{self, Family};
 pub struct Reaper {
     port: u16,
     address: Option<IpAddr>,
-    families: &'static [Family],
+    /// That of the pool's sockets, whose connections are of it even where their addresses are v4-mapped.
+    family: Family,
     events: Arc<Events>,
 }
 
@@ -38,9 +39,9 @@ impl Reaper {
             "`net.ipv4.tcp_timestamps` is 0"
         } else {
             let ip = id.address.ip();
-            let families: &[_] = if ip.is_ipv4() { &[Family::V4] } else { &[Family::V4, Family::V6] };
+            let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
             let address = (!ip.is_unspecified()).then_some(ip);
-            return Some(Self { port: id.address.port(), address, families, events });
+            return Some(Self { port: id.address.port(), address, family, events });
         };
         say(format_args!(
             "connections in TIME_WAIT are left alone, as {why}: those that a proxy soon opens anew from the same port are redirected"
@@ -48,22 +49,24 @@ impl Reaper {
         None
     }
 
+    /// How many connections were redirected, as an earlier one was still there.
+    pub fn recurred(&self) -> u64 {
+        self.events.counted(Event::Recurred)
+    }
+
     /// Ends what is there.
     pub fn reap(&mut self, pins: &Pins) -> Result<()> {
-        let mut known = HashMap::new();
-        for &family in self.families {
-            let mut found = Vec::new();
-            sock_diag::dump(Protocol::Tcp, family, StateFlags::TIME_WAIT, self.port, |socket| {
-                found.push(socket.header.socket_id.clone());
-            })?;
-            found.retain(|id| {
-                let peer = id.destination_address.to_canonical();
-                let ours = self.address.is_none_or(|ip| ip == id.source_address);
-                ours && *known.entry(peer).or_insert_with(|| pins.is_trusted(peer.into()).unwrap_or(false))
-            });
-            sock_diag::destroy(family, &found)?;
-            self.events.add(Event::Reaped, found.len() as u64);
-        }
+        let (mut known, mut found) = (HashMap::new(), Vec::new());
+        sock_diag::dump(Protocol::Tcp, self.family, StateFlags::TIME_WAIT, self.port, |socket| {
+            found.push(socket.header.socket_id.clone());
+        })?;
+        found.retain(|id| {
+            let peer = id.destination_address.to_canonical();
+            let ours = self.address.is_none_or(|ip| ip == id.source_address);
+            ours && *known.entry(peer).or_insert_with(|| pins.is_trusted(peer.into()).unwrap_or(false))
+        });
+        sock_diag::destroy(self.family, &found)?;
+        self.events.add(Event::Reaped, found.len() as u64);
         Ok(())
     }
 }

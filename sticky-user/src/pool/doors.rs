@@ -81,7 +81,7 @@ impl Pool {
         let gate = sockets.as_ref().ok();
         let (program, steering) = (&mut self.program, &self.steering);
         let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
-        let redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
+        let mut redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
         let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
         let proxies = |old: Config| old.proxies.trusting_somebody().with_gate(state);
         self.pins.amend(|old| Config { proxies: proxies(old), ..old })?;
@@ -93,7 +93,10 @@ impl Pool {
             let events = Arc::clone(&redirect.events);
             let reaper = if steering.keep_time_wait { None } else { Reaper::new(&self.id, events) };
             match Gate::open(&self.id, &self.dir, sockets, reaper) {
-                Ok(gate) => self.doors.gate = Some(gate),
+                Ok(gate) => {
+                    redirect.close_before(gate.closes_after())?;
+                    self.doors.gate = Some(gate);
+                }
                 Err(error) => {
                     let state = no_gate(State::NoSockets, &error);
                     self.pins.amend(|old| Config { proxies: old.proxies.with_gate(state), ..old })?;

@@ -27,6 +27,11 @@ impl Events {
         Ok(events)
     }
 
+    /// How often this was counted.
+    pub fn counted(&self, event: Event) -> u64 {
+        self.counted[event as usize].load(Ordering::Relaxed)
+    }
+
     /// Counts one.
     pub fn count(&self, event: Event) {
         self.add(event, 1);

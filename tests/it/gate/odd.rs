@@ -6,10 +6,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::listen;
+use sticky::sys::set_tcp_defer_accept;
 use sticky_ebpf::abi::Slot;
 
-use super::{Stage, ask};
-use crate::harness::client::dial;
+use super::{Stage, ask, netstat};
+use crate::harness::client::{dial, loopback};
 use crate::harness::{app, eventually, net};
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -83,6 +85,30 @@ fn a_thousand_that_wait_take_nothing_and_are_served_when_they_speak() {
         assert_eq!(slot, stage.home(client.into()), "{client}");
     }
     assert_eq!(stage.outcomes()["gated"], 1008);
+}
+
+/// With more half-open connections than there is room for, a worker gets each by a SYN cookie, those of the redirect too.
+#[test]
+fn the_redirect_reaches_workers_whose_queue_is_full() {
+    let _net = net::isolate();
+    let stage = Stage::new(&TRUST);
+    for listener in &stage.listeners {
+        listen(listener, 0).expect("it listens");
+        set_tcp_defer_accept(listener, 30).expect("a listener");
+    }
+    // Each worker has some that say nothing.
+    let _silent: Vec<TcpStream> = (1..=32).map(|n| dial(loopback(n), to()).expect("a connection")).collect();
+    let cookies = netstat("SyncookiesSent");
+    for n in 1..=8 {
+        let client: IpAddr = [203, 0, 113, n].into();
+        let shared = format!("GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {client}\r\n\r\n");
+        let answer = ask(PROXY, to(), &[shared.as_bytes()]).expect("an answer");
+        assert_eq!(answer, (200, Some(stage.home(client.into()))));
+    }
+    // One at the gate, one at the worker.
+    assert_eq!(netstat("SyncookiesSent") - cookies, 16);
+    let outcomes = stage.outcomes();
+    assert_eq!((outcomes["redirected"], outcomes["shared"], outcomes["gated"]), (8, 8, 0), "{outcomes:?}");
 }
 
 #[test]

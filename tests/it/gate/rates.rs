@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{Stage, amount, tell};
-use crate::harness::load::share_of_the_gate;
 use crate::harness::net;
 use crate::harness::process::pool;
 
@@ -59,7 +58,7 @@ fn nearly_all_stay_with_the_kernel() {
     let count = amount(40_000);
     let pool = rush(&stage, count);
     let gated = pool["outcomes"]["gated"].as_u64().expect("a number");
-    assert!(gated * 100 >= count as u64 * share_of_the_gate(), "{pool:#?}");
+    assert!(gated * 100 >= count as u64 * 99, "{pool:#?}");
     assert!(pool["gate"]["reaped"].as_u64() > Some(0), "{pool:#?}");
 }
 

@@ -84,14 +84,6 @@ impl Answer {
     }
 }
 
-/// How many of 100 connections the gate must decide at least, where a worker closes first.
-///
-/// Those of ports that come round before the reaper does are redirected. Beside other tests it may come late; who asks
-/// for more requests than usual (`STICKY_TEST_REQUESTS`) is to see what the gate is meant to reach.
-pub fn share_of_the_gate() -> u64 {
-    if std::env::var_os("STICKY_TEST_REQUESTS").is_some() { 99 } else { 95 }
-}
-
 /// One request and its fate.
 #[derive(Debug)]
 pub struct Visit {
