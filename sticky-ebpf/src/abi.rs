@@ -10,9 +10,11 @@ use crate::client::{Client, Masks};
 use crate::hash::Seed;
 
 mod counters;
+mod guard;
 mod proxies;
 
 pub use counters::{COUNTERS, Event, Outcome, slot_counter};
+pub use guard::{Observer, Repair, Tampering};
 pub use proxies::{Gate, Proxies, ProxyProtocol, Sharing};
 
 /// The version of everything in this file.
@@ -76,8 +78,13 @@ pub mod maps {
     pub const REDIRECTED: &str = "REDIRECTED";
     /// `PerCpuArray<u64>` of [`super::COUNTERS`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Ring buffer of `u32`, the new TCP state of a socket that began or ceased to listen; not pinned.
-    pub const LISTEN_EVENTS: &str = "LISTEN_EVENTS";
+    /// `Array<u64>` of [`super::Repair::ALL`]: how often the pool was repaired, as whoever follows it counts.
+    pub const REPAIRED: &str = "REPAIRED";
+    /// Ring buffer: a `u32`, the new TCP state of a socket that began or ceased to listen, or a
+    /// [`super::Tampering`]; not pinned.
+    pub const CHANGES: &str = "CHANGES";
+    /// A constant, not a map: the [`super::Observer`] of the changes to groups' programs.
+    pub const OBSERVER: &str = "OBSERVER";
 }
 
 /// How a pool is steered.

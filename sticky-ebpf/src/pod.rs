@@ -1,7 +1,7 @@
 //! Leave for aya to copy the shared types to and from the kernel as bytes.
 #![expect(unsafe_code, reason = "implementing `aya::Pod` is unsafe")]
 
-use crate::abi::{Config, Relay, Source, Table};
+use crate::abi::{Config, Observer, Relay, Source, Table};
 use crate::client::Client;
 
 // SAFETY: `repr(C)`, `Copy`, and made of integers without padding (asserted in `abi`), so every bit pattern is a value.
@@ -10,6 +10,8 @@ unsafe impl aya::Pod for Config {}
 unsafe impl aya::Pod for Table {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Client {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Observer {}
 // SAFETY: as above; the padding is a field of its own.
 unsafe impl aya::Pod for Source {}
 // SAFETY: as above; the padding is a field of its own.

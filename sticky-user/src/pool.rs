@@ -24,6 +24,7 @@ use crate::redirect;
 use crate::refusal::Refusal;
 
 mod doors;
+mod guard;
 pub mod id;
 pub mod pins;
 pub mod slots;
@@ -31,11 +32,26 @@ pub mod socket;
 mod trace;
 
 use doors::Doors;
+use guard::Guard;
 use id::PoolId;
 use pins::Pins;
 
 /// The name under which the program is pinned.
 const PIN: &str = "steer";
+
+/// The maps that are pinned. The first says that the others are there.
+const PINNED: [&str; 10] = [
+    maps::VERSION,
+    maps::CONFIG,
+    maps::TABLES,
+    maps::SOCKETS,
+    maps::COUNTERS,
+    maps::TRUSTED,
+    maps::RELAYED,
+    maps::GATED,
+    maps::REDIRECTED,
+    maps::REPAIRED,
+];
 
 /// How a pool is to be steered, as far as the user said so; the rest stays as it is, or as the defaults have it.
 #[derive(Clone, Debug)]
@@ -91,8 +107,9 @@ pub struct Pool {
     doors: Doors,
     steering: Steering,
     program: Ebpf,
+    guard: Guard,
     dir: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Pool {
@@ -111,22 +128,11 @@ impl Pool {
         if version != 0 && version != VERSION {
             return Err(pins::version_mismatch(&dir, version).into());
         }
-        let pinned = [
-            maps::VERSION,
-            maps::CONFIG,
-            maps::TABLES,
-            maps::SOCKETS,
-            maps::COUNTERS,
-            maps::TRUSTED,
-            maps::RELAYED,
-            maps::GATED,
-            maps::REDIRECTED,
-        ];
         let mut loader = kernel::loader(steering.trace);
         for (name, most) in [(maps::GATED, MAX_GATED), (maps::OPENED, MAX_OPENED)] {
             loader.map_max_entries(name, most as u32);
         }
-        for name in pinned {
+        for name in PINNED {
             loader.map_pin_path(name, dir.join(name));
         }
         let mut program = kernel::load(&mut loader)?;
@@ -157,8 +163,8 @@ impl Pool {
         if steering.trace {
             trace::print(&mut program)?;
         }
-        let (doors, steering) = (Doors::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, dir, _lock: lock })
+        let (doors, guard, steering) = (Doors::default(), Guard::default(), steering.clone());
+        Ok(Self { id, pins, adopted, doors, steering, program, guard, dir, lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -213,7 +219,7 @@ impl Pool {
     /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it
     /// is detached first: [`detach`].
     pub fn remove(self) -> Result<()> {
-        remove_dir(&self.dir)
+        if self.has_directory() { remove_dir(&self.dir) } else { Ok(()) }
     }
 }
 
@@ -234,14 +240,19 @@ pub fn detach(socket: impl AsFd) -> Result<()> {
 
 /// Removes what is pinned in a pool's directory, whatever version wrote it, and the parent with the last pool.
 pub fn remove_dir(dir: &Path) -> Result<()> {
+    remove_files(dir)?;
+    fs::remove_dir(dir)?;
+    // Fails while there are other pools, as it should.
+    let _ = fs::remove_dir(kernel::pools_dir());
+    Ok(())
+}
+
+fn remove_files(dir: &Path) -> Result<()> {
     // First what says that the rest is there.
     let _ = fs::remove_file(dir.join(maps::VERSION));
     for entry in fs::read_dir(dir)? {
         fs::remove_file(entry?.path())?;
     }
-    fs::remove_dir(dir)?;
-    // Fails while there are other pools, as it should.
-    let _ = fs::remove_dir(kernel::pools_dir());
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Event, GATE, Gate, Outcome, REDIRECT, Slot};
+use sticky_ebpf::abi::{Event, GATE, Gate, Outcome, REDIRECT, Repair, Slot};
 
 use crate::group::{self, Group, Member, Target};
 use crate::kernel;
@@ -32,7 +32,17 @@ pub struct PoolStatus {
     trusted: Vec<IpNet>,
     gate: GateStatus,
     redirect: RedirectStatus,
+    repaired: RepairStatus,
     outcomes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How often the pool was put right after somebody had meddled with it.
+#[derive(Serialize)]
+struct RepairStatus {
+    /// The program was attached again.
+    attached: u64,
+    /// Missing files were pinned again.
+    pinned: u64,
 }
 
 /// The gate, which has the kernel wait for the requests of trusted proxies.
@@ -130,6 +140,10 @@ fn pool_status(
         trusted: pins.trusted()?,
         gate: gate_status(pins)?,
         redirect: redirect_status(pins)?,
+        repaired: RepairStatus {
+            attached: pins.repaired(Repair::Attached)?,
+            pinned: pins.repaired(Repair::Pinned)?,
+        },
         outcomes: outcomes.into_iter().collect::<Result<_>>()?,
     })
 }
@@ -219,6 +233,14 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
         for outcome in Outcome::ALL {
             let (name, meaning) = outcome.describe();
             let count = pool.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            if count > 0 {
+                writeln!(out, "  {count:>8}  {meaning}")?;
+            }
+        }
+        for (count, meaning) in [
+            (pool.repaired.attached, "times the program was attached again, as somebody had taken it off"),
+            (pool.repaired.pinned, "times files of the pool were made again, as somebody had removed them"),
+        ] {
             if count > 0 {
                 writeln!(out, "  {count:>8}  {meaning}")?;
             }

@@ -8,8 +8,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Relay, Slot, Source, TABLE_LEN, Table, VERSION, maps,
-    slot_counter,
+    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Relay, Repair, Slot, Source, TABLE_LEN, Table, VERSION,
+    maps, slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -27,6 +27,7 @@ pub struct Pins {
     trusted: LpmTrie<MapData, Client, u8>,
     relayed: HashMap<MapData, Source, Relay>,
     redirected: Array<MapData, u64>,
+    repaired: Array<MapData, u64>,
 }
 
 impl Pins {
@@ -57,6 +58,7 @@ impl Pins {
             trusted: Map::LpmTrie(open(dir, maps::TRUSTED)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
+            repaired: Map::Array(open(dir, maps::REPAIRED)?).try_into()?,
         })
     }
 
@@ -200,6 +202,17 @@ impl Pins {
     /// Sets what [`Self::redirected`] tells.
     pub fn set_redirected(&mut self, event: Event, count: u64) -> Result<()> {
         Ok(self.redirected.set(event as u32, count, 0)?)
+    }
+
+    /// How often the pool was repaired since it was created.
+    pub fn repaired(&self, repair: Repair) -> Result<u64> {
+        Ok(self.repaired.get(&(repair as u32), 0)?)
+    }
+
+    /// Counts a repair, of the one process that follows the pool.
+    pub fn count_repair(&mut self, repair: Repair) -> Result<()> {
+        let before = self.repaired(repair)?;
+        Ok(self.repaired.set(repair as u32, before + 1, 0)?)
     }
 
     /// How often the program decided like this since the pool was created, over all CPUs.
