@@ -10,12 +10,14 @@ use crate::client::{Client, Masks};
 use crate::hash::Seed;
 
 mod counters;
+mod guard;
 mod memory;
 mod proxies;
 
 pub use counters::{
     COUNTERS, Event, Outcome, REDIRECTED, moved_counter, redirect_moved_counter, slot_counter,
 };
+pub use guard::{Observer, Repair, Tampering};
 pub use memory::{Cause, Known, Memory, Mode, Moment, Pin, Place, Standing};
 pub use proxies::{Gate, Proxies, ProxyProtocol, Sharing};
 
@@ -99,7 +101,7 @@ pub mod maps {
 
     /// What is pinned: each map's name, and its sizes of a key and a value. What has another size was left by another
     /// version.
-    pub const PINNED: [(&str, usize, usize); 13] = [
+    pub const PINNED: [(&str, usize, usize); 14] = [
         (VERSION, 4, 4),
         (CONFIG, 4, size_of::<Config>()),
         (TABLES, 4, size_of::<Table>()),
@@ -113,10 +115,16 @@ pub mod maps {
         (RELAYED, size_of::<Source>(), size_of::<Relay>()),
         (GATED, size_of::<Source>(), size_of::<Client>()),
         (REDIRECTED, 4, 8),
+        (REPAIRED, 4, 8),
     ];
 
-    /// Ring buffer of `u32`, the new TCP state of a socket that began or ceased to listen; not pinned.
-    pub const LISTEN_EVENTS: &str = "LISTEN_EVENTS";
+    /// `Array<u64>` of [`super::Repair::ALL`]: how often the pool was repaired, as whoever follows it counts.
+    pub const REPAIRED: &str = "REPAIRED";
+    /// Ring buffer: a `u32`, the new TCP state of a socket that began or ceased to listen, or a
+    /// [`super::Tampering`]; not pinned.
+    pub const CHANGES: &str = "CHANGES";
+    /// A constant, not a map: the [`super::Observer`] of the changes to groups' programs.
+    pub const OBSERVER: &str = "OBSERVER";
 }
 
 /// How a pool is steered. A new version adds fields at the end, so that it can take over what an older one left.

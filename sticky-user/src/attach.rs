@@ -36,18 +36,21 @@ pub fn attach(plan: &Plan) -> Result<()> {
     kernel::require(&[Need::Steer])?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let stop = Stop::new()?;
-        let followed = start(plan)?;
-        if plan.once {
+        let groups = find(plan)?;
+        // From the beginning, so that nobody meddles unseen.
+        let watch = (!plan.once).then(|| Watch::new(plan.target.protocol() == Protocol::Udp));
+        let followed = groups.iter().map(|group| Followed::start(group, plan)).collect::<Result<_>>()?;
+        let Some(watch) = watch else {
             let target = plan.target;
             say(format_args!("steering goes on by itself; `sticky attach {target}` follows new workers, `sticky detach {target}` ends it"));
             return Ok(());
-        }
-        follow(followed, stop, plan).await
+        };
+        follow(followed, watch, stop, plan).await
     })
 }
 
-/// Puts the program in charge of every group that `plan` names.
-fn start(plan: &Plan) -> Result<Vec<Followed>> {
+/// The groups that `plan` names, all of which can be steered.
+fn find(plan: &Plan) -> Result<Vec<Group>> {
     let groups = group::named(&plan.target)?;
     for group in &groups {
         group.check(plan.mixed)?;
@@ -60,7 +63,7 @@ fn start(plan: &Plan) -> Result<Vec<Followed>> {
             return Err(Refusal::new(what, "run fewer workers").into());
         }
     }
-    groups.iter().map(|group| Followed::start(group, plan)).collect()
+    Ok(groups)
 }
 
 struct Followed {
@@ -178,14 +181,15 @@ impl Followed {
     }
 }
 
-async fn follow(mut followed: Vec<Followed>, mut stop: Stop, plan: &Plan) -> Result<()> {
+async fn follow(mut followed: Vec<Followed>, mut watch: Watch, mut stop: Stop, plan: &Plan) -> Result<()> {
     ready();
-    let mut watch = Watch::new(followed.iter().any(|one| one.pool.id.protocol == Protocol::Udp));
     loop {
         tokio::select! {
             () = watch.changed() => {
+                let told = watch.told();
                 for one in &mut followed {
                     let id = one.pool.id;
+                    one.pool.guard(&told);
                     one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
                 }
             }

@@ -27,6 +27,12 @@ impl Cgroup {
         Ok(Self { path: if own.is_dir() { own } else { mounted } })
     }
 
+    /// The one that all others are in, as far as can be seen from here.
+    pub fn root() -> Result<Self> {
+        let (path, _) = find("self")?;
+        Ok(Self { path })
+    }
+
     /// The cgroup that the process `pid` is in.
     pub fn of(pid: u32) -> Result<Self> {
         let (_, path) = find(pid)?;

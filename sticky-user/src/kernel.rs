@@ -91,6 +91,8 @@ pub enum Need {
     Steer,
     /// Attaching hooks to the workers' cgroup.
     Hook,
+    /// Hearing of `setsockopt`.
+    Watch,
     /// Showing workers the proxy as their peer.
     ShowPeers,
     /// Ending connections in TIME_WAIT.
@@ -107,6 +109,9 @@ impl Need {
             Self::Steer => (CapabilitySet::BPF, "CAP_BPF", "to load the steering program"),
             Self::Hook => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to set SO_REUSEPORT on the workers' sockets")
+            }
+            Self::Watch => {
+                (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to hear who changes a group's program")
             }
             Self::ShowPeers => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to show workers the proxy as their peer")

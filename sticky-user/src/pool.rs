@@ -27,6 +27,7 @@ use crate::redirect;
 use crate::refusal::Refusal;
 
 mod doors;
+mod guard;
 pub mod id;
 pub mod pins;
 pub mod slots;
@@ -36,6 +37,7 @@ mod trace;
 pub mod view;
 
 use doors::Doors;
+use guard::Guard;
 use id::PoolId;
 use pins::Pins;
 use state::State;
@@ -107,8 +109,9 @@ pub struct Pool {
     doors: Doors,
     steering: Steering,
     program: Ebpf,
+    guard: Guard,
     dir: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Pool {
@@ -137,8 +140,8 @@ impl Pool {
         if steering.trace {
             trace::print(&mut program)?;
         }
-        let (doors, steering) = (Doors::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, dir, _lock: lock })
+        let (doors, guard, steering) = (Doors::default(), Guard::default(), steering.clone());
+        Ok(Self { id, pins, adopted, doors, steering, program, guard, dir, lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -190,7 +193,7 @@ impl Pool {
     /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it
     /// is detached first: [`detach`].
     pub fn remove(self) -> Result<()> {
-        remove_dir(&self.dir)
+        if self.has_directory() { remove_dir(&self.dir) } else { Ok(()) }
     }
 }
 
@@ -211,15 +214,20 @@ pub fn detach(socket: impl AsFd) -> Result<()> {
 
 /// Removes what is pinned in a pool's directory, whatever version wrote it, and the parent with the last pool.
 pub fn remove_dir(dir: &Path) -> Result<()> {
+    remove_files(dir)?;
+    fs::remove_dir(dir)?;
+    // Fails while there are other pools, as it should.
+    let _ = fs::remove_dir(kernel::pools_dir());
+    Ok(())
+}
+
+fn remove_files(dir: &Path) -> Result<()> {
     // First what says that the rest is there.
     let _ = fs::remove_file(dir.join(maps::VERSION));
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() { fs::remove_dir(path)? } else { fs::remove_file(path)? }
     }
-    fs::remove_dir(dir)?;
-    // Fails while there are other pools, as it should.
-    let _ = fs::remove_dir(kernel::pools_dir());
     Ok(())
 }
 

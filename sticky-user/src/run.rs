@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
 
     /// Brings the pools up to date. What may pass is told and tried again; a refusal ends the run.
     fn look(&mut self) -> Result<()> {
-        match self.ports.sync(&self.workers) {
+        match self.ports.sync(&self.workers, &self.watch.told()) {
             Ok(served) => self.served |= served,
             Err(error) if error.is::<Refusal>() => return Err(error),
             Err(error) => {

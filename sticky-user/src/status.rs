@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Cause, Event, GATE, Gate, Outcome, Place, REDIRECT, Slot, Standing};
+use sticky_ebpf::abi::{Cause, Event, GATE, Gate, Outcome, Place, REDIRECT, Repair, Slot, Standing};
 
 use crate::clock;
 use crate::group::{self, Group, Member, Target};
@@ -38,6 +38,7 @@ pub struct PoolStatus {
     trusted: Vec<IpNet>,
     gate: GateStatus,
     redirect: RedirectStatus,
+    repaired: RepairStatus,
     outcomes: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -56,6 +57,15 @@ struct Memory {
     pins: usize,
     /// Known clients that moved to another slot, by cause.
     moved: BTreeMap<&'static str, u64>,
+}
+
+/// How often the pool was put right after somebody had meddled with it.
+#[derive(Serialize)]
+struct RepairStatus {
+    /// The program was attached again.
+    attached: u64,
+    /// Missing files were pinned again.
+    pinned: u64,
 }
 
 /// The gate, which has the kernel wait for the requests of trusted proxies.
@@ -169,6 +179,10 @@ fn pool_status(
         trusted: pins.trusted()?,
         gate: gate_status(pins)?,
         redirect: redirect_status(pins)?,
+        repaired: RepairStatus {
+            attached: pins.repaired(Repair::Attached)?,
+            pinned: pins.repaired(Repair::Pinned)?,
+        },
         outcomes: outcomes.into_iter().collect::<Result<_>>()?,
     })
 }
@@ -279,6 +293,14 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
         for outcome in Outcome::ALL {
             let (name, meaning) = outcome.describe();
             let count = pool.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            if count > 0 {
+                writeln!(out, "  {count:>8}  {meaning}")?;
+            }
+        }
+        for (count, meaning) in [
+            (pool.repaired.attached, "times the program was attached again, as somebody had taken it off"),
+            (pool.repaired.pinned, "times files of the pool were made again, as somebody had removed them"),
+        ] {
             if count > 0 {
                 writeln!(out, "  {count:>8}  {meaning}")?;
             }

@@ -14,9 +14,9 @@ if "reuseport" in sys.argv:
 if listener.family == socket.AF_INET6:
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 listener.bind((address, port))
-listener.listen(1024)
 if sys.argv[-1].startswith("uid="):
     os.setuid(int(sys.argv[-1][4:]))
+listener.listen(1024)
 print("listening", flush=True)
 me = str(os.getpid()).encode()
 while True:

@@ -192,6 +192,8 @@ fn run_steers(machine: &mut Machine) {
         met.push(slots[0]);
     }
     assert_eq!(met, explained(machine, 4000));
+    let said = machine.ok("cat /tmp/run");
+    assert!(!said.contains("cannot be known"), "this kernel does not tell who takes the program off: {said}");
     check_counts(&json(machine, "sticky status 4000"), &met);
     machine.ok("kill $RUN; wait $RUN");
 }

@@ -8,6 +8,7 @@ mod attach;
 mod crash;
 mod faults;
 mod gate;
+mod guard;
 mod harness;
 mod kernels;
 mod limits;

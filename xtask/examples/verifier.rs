@@ -78,6 +78,7 @@ fn verdict(name: &str, program: &mut Program) -> Result<Verdict> {
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         other => {
             bail!("`{name}` is a program of type {:?}: have it loaded in `{}`", other.prog_type(), file!())
         }

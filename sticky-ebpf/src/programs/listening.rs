@@ -5,7 +5,7 @@
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 
-use crate::maps::LISTEN_EVENTS;
+use crate::maps::CHANGES;
 
 const TCP_SYN_RECV: u32 = 3;
 const TCP_LISTEN: u32 = 10;
@@ -22,7 +22,7 @@ fn listening(ctx: RawTracePointContext) -> i32 {
     let accepts = old == TCP_LISTEN && new == TCP_SYN_RECV;
     if (old == TCP_LISTEN || new == TCP_LISTEN) && !accepts {
         // A full buffer loses the event, not the change: user space also looks by itself from time to time.
-        let _ = LISTEN_EVENTS.output::<u32>(new, 0);
+        let _ = CHANGES.output::<u32>(new, 0);
     }
     0
 }

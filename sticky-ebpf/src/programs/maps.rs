@@ -11,8 +11,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
 use sticky_ebpf::abi::{
-    self, Config, MAX_GATED, MAX_OPENED, MAX_PINS, MAX_RELAYED, MAX_SLOTS, MAX_TRUSTED, Pin, Relay, Slot,
-    Source, Standing, Table,
+    self, Config, MAX_GATED, MAX_OPENED, MAX_PINS, MAX_RELAYED, MAX_SLOTS, MAX_TRUSTED, Pin, Relay, Repair,
+    Slot, Source, Standing, Table,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::{head, proxy_protocol};
@@ -65,7 +65,9 @@ pub(crate) static WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1,
 #[map]
 pub(crate) static REDIRECTED: Array<u64> = Array::with_max_entries(abi::REDIRECTED as u32, 0);
 #[map]
-pub(crate) static LISTEN_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+pub(crate) static REPAIRED: Array<u64> = Array::with_max_entries(Repair::ALL.len() as u32, 0);
+#[map]
+pub(crate) static CHANGES: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]
 pub(crate) static SOCKETS: Sockets = Sockets::new();
 

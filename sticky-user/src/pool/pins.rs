@@ -1,6 +1,6 @@
 //! A pool's maps, as they are pinned: the state that outlives every sticky process.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Slot, Source, Standing, TABLE_LEN, Table,
-    VERSION, maps, slot_counter,
+    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Repair, Slot, Source, Standing, TABLE_LEN,
+    Table, VERSION, maps, slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -40,6 +40,7 @@ pub struct Pins {
     open: Array<MapData, u64>,
     relayed: HashMap<MapData, Source, Relay>,
     redirected: Array<MapData, u64>,
+    repaired: Array<MapData, u64>,
 }
 
 impl Pins {
@@ -75,7 +76,15 @@ impl Pins {
             open: Map::Array(open(dir, maps::OPEN)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
+            repaired: Map::Array(open(dir, maps::REPAIRED)?).try_into()?,
         })
+    }
+
+    /// Makes what is locked while the pool is changed, in `dir`, where that is missing.
+    pub fn lock_anew(&mut self, dir: &Path) -> Result<()> {
+        make_lock(dir)?;
+        self.changing = File::open(dir.join(CHANGING))?;
+        Ok(())
     }
 
     /// How the pool is steered.
@@ -233,6 +242,17 @@ impl Pins {
         Ok(self.redirected.set(counter, count, 0)?)
     }
 
+    /// How often the pool was repaired since it was created.
+    pub fn repaired(&self, repair: Repair) -> Result<u64> {
+        Ok(self.repaired.get(&(repair as u32), 0)?)
+    }
+
+    /// Counts a repair, of the one process that follows the pool.
+    pub fn count_repair(&mut self, repair: Repair) -> Result<()> {
+        let before = self.repaired(repair)?;
+        Ok(self.repaired.set(repair as u32, before + 1, 0)?)
+    }
+
     /// How often the program decided like this since the pool was created, over all CPUs.
     pub fn outcome(&self, outcome: Outcome) -> Result<u64> {
         self.count(outcome.counter())
@@ -289,6 +309,17 @@ pub fn version_mismatch(dir: &Path, version: u32) -> Refusal {
 pub fn is_missing(error: &anyhow::Error) -> bool {
     let errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     errors.map(io::Error::kind).any(|kind| kind == io::ErrorKind::NotFound)
+}
+
+/// Makes what is locked while the pool of this directory is changed, where it is missing.
+pub fn make_lock(dir: &Path) -> Result<()> {
+    let path = dir.join(CHANGING);
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("`{}` cannot be made", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One of a pool's maps.

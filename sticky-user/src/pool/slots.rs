@@ -93,7 +93,12 @@ impl Slots {
                 }
             }
         }
+        pool.remember(members.iter().filter(|member| self.sits(member.listener.cookie)));
         Ok(changes)
+    }
+
+    fn sits(&self, socket: u64) -> bool {
+        self.occupants.values().any(|(cookie, _)| *cookie == socket)
     }
 
     /// How many slots have a socket.

@@ -17,7 +17,7 @@ use sticky_ebpf::abi::{
 use sticky_ebpf::client::{Client, Masks};
 
 use super::Steering;
-use super::pins::{self, CHANGING, Pins, memory};
+use super::pins::{self, Pins, memory};
 use crate::clock;
 use crate::kernel;
 use crate::refusal::Refusal;
@@ -58,10 +58,7 @@ impl State {
             .into());
         }
 
-        let changing = dir.join(CHANGING);
-        if !changing.exists() {
-            fs::create_dir(&changing).with_context(|| format!("`{}` cannot be made", changing.display()))?;
-        }
+        pins::make_lock(dir)?;
         let room = room(dir, steering, &new)?;
         let mut loader = kernel::loader(steering.trace);
         loader.map_max_entries(maps::KNOWN, room);

@@ -17,6 +17,7 @@ use crate::pool::id::{PoolId, Protocol};
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::redirect::close;
 use crate::say::{ready, say};
+use crate::watch::Told;
 
 /// The pools of a run.
 pub struct Ports<'a> {
@@ -39,7 +40,8 @@ impl<'a> Ports<'a> {
     }
 
     /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
-    pub fn sync(&mut self, workers: &[Worker]) -> Result<bool> {
+    pub fn sync(&mut self, workers: &[Worker], told: &Told) -> Result<bool> {
+        self.pools.values_mut().for_each(|port| port.pool.guard(told));
         for (id, port) in &mut self.pools {
             events::log(id, &port.pool.pins, &mut port.ledger)?;
         }
