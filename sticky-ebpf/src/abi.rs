@@ -16,7 +16,7 @@ pub use counters::{COUNTERS, Event, Outcome, slot_counter};
 pub use proxies::{Gate, Proxies, ProxyProtocol, Sharing};
 
 /// The version of everything in this file.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 5;
 
 /// The most slots a pool can have.
 pub const MAX_SLOTS: usize = 256;
@@ -36,8 +36,11 @@ pub const GATE: Slot = REDIRECT + 1;
 /// The index of the sink's, which swallows segments that nothing can be made of yet.
 pub const SINK: Slot = REDIRECT + 2;
 
+/// The index of a new worker's socket while it is asked whether it is ready, before it has a slot.
+pub const CHECKED: Slot = REDIRECT + 3;
+
 /// Entries of the socket array: the slots, and sockets of our own.
-pub const SOCKETS: usize = MAX_SLOTS + 3;
+pub const SOCKETS: usize = MAX_SLOTS + 4;
 
 /// The most prefixes that can be trusted.
 pub const MAX_TRUSTED: usize = 1024;

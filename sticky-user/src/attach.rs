@@ -34,7 +34,7 @@ pub struct Plan {
 pub fn attach(plan: &Plan) -> Result<()> {
     kernel::require(&[Need::Steer])?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let stop = Stop::new()?;
+        let stop = Stop::new(true)?;
         let followed = start(plan)?;
         if plan.once {
             let target = plan.target;

@@ -10,11 +10,14 @@ use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
 use crate::pool::Steering;
+use crate::run::check::ReadyHttp;
 use crate::{attach, detach, explain, kernel, refusal, run, status, trust};
 
+mod change;
 mod proxies;
 mod question;
 
+use change::{ReloadArgs, ScaleArgs, UpgradeArgs};
 use proxies::{ProxyArgs, TrustArgs, TrustCommand};
 use question::ExplainArgs;
 
@@ -42,6 +45,9 @@ Exit codes: 0 done, 1 it failed, 2 wrong usage or something is missing.";
 enum Command {
     Run(RunArgs),
     Attach(AttachArgs),
+    Scale(ScaleArgs),
+    Reload(ReloadArgs),
+    Upgrade(UpgradeArgs),
     Detach(DetachArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
@@ -54,7 +60,7 @@ enum Command {
 ///
 /// Starts COMMAND several times. The workers need no change and no port: whatever TCP ports they listen on, each
 /// becomes a pool. A worker that ends is started again and gets its slot back; meanwhile the others serve its clients.
-/// Workers find their number, from 1, in STICKY_WORKER and NODE_WORKER_ID.
+/// Workers find their number, from 1, in STICKY_WORKER and NODE_WORKER_ID. SIGHUP is `sticky reload`.
 #[derive(Args)]
 #[command(after_help = RUN_EXAMPLES)]
 struct RunArgs {
@@ -74,6 +80,19 @@ struct RunArgs {
     /// proxies may take to end
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
+
+    /// How long a worker that gets no new clients, after `scale` or `reload`, may keep its connections
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain: Duration,
+
+    /// Let a new worker, at `scale` or `reload`, serve only once it answers GET PATH with 2xx, besides listening;
+    /// asked at PORT, or the lowest one
+    #[arg(long, value_name = "[PORT]/PATH")]
+    ready_http: Option<ReadyHttp>,
+
+    /// How long a new worker may take to be ready, at `scale` or `reload`
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    ready_timeout: Duration,
 
     /// Open this port in each worker and pass it as systemd does (LISTEN_FDS); may be given several times
     #[arg(long, value_name = "[ADDRESS:]PORT")]
@@ -239,6 +258,9 @@ fn dispatch(command: Command) -> Result<()> {
             name: args.name,
             steering: args.steering.steering(&args.proxies, args.grace),
             grace: args.grace,
+            drain: args.drain,
+            ready_http: args.ready_http,
+            ready_timeout: args.ready_timeout,
             user: args.user,
             listen: args.listen_fds,
             command: args.command,
@@ -249,6 +271,9 @@ fn dispatch(command: Command) -> Result<()> {
             mixed: args.mixed,
             once: args.once,
         }),
+        Command::Scale(args) => args.perform(),
+        Command::Reload(args) => args.perform(),
+        Command::Upgrade(args) => args.perform(),
         Command::Detach(args) => detach::detach(args.target.as_ref()),
         Command::Status(args) => {
             let pools = status::pools(args.target.as_ref())?;

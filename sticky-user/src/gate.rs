@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::net::listen;
+use rustix::net::{listen, sockopt};
 use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
 
 use crate::pool::id::PoolId;
@@ -74,6 +74,8 @@ pub fn has_cookies() -> bool {
 /// An open gate. Dropped, it closes: the program sends nobody there any more.
 pub struct Gate {
     pins: Pins,
+    /// The cookies of the gate's socket and the sink's.
+    cookies: [u64; 2],
     /// Dropped, it ends the keeper.
     stop: Option<Sender<()>>,
     keeper: Option<thread::JoinHandle<()>>,
@@ -85,13 +87,20 @@ impl Gate {
         let mut pins = Pins::open(dir)?;
         pins.place(GATE, sockets.gate.as_raw_fd()).context("the gate's socket cannot be placed")?;
         pins.place(SINK, sockets.sink.as_raw_fd()).context("the sink's socket cannot be placed")?;
+        let cookies = [sockopt::socket_cookie(&sockets.gate)?, sockopt::socket_cookie(&sockets.sink)?];
         let (stop, stopped) = channel();
-        let mut gate = Self { pins, stop: Some(stop), keeper: None };
+        let mut gate = Self { pins, cookies, stop: Some(stop), keeper: None };
         let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
         let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, seen: 0, moved: Instant::now() };
         gate.keeper = Some(thread::Builder::new().name("gate".into()).spawn(move || keeper.keep(&stopped))?);
         gate.set(abi::Gate::Open)?;
         Ok(gate)
+    }
+
+    /// Whether it is this one that the pool uses, and no other process's.
+    pub fn stands(&self) -> bool {
+        let found = [GATE, SINK].map(|slot| self.pins.cookie(slot).ok().flatten());
+        found == self.cookies.map(Some)
     }
 
     fn set(&mut self, gate: abi::Gate) -> Result<()> {
@@ -102,9 +111,12 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // First nobody is sent here, then nobody can be. A detached pool has no maps any more.
-        let _ = self.set(abi::Gate::Closed);
-        let _ = self.pins.withdraw(SINK).and_then(|()| self.pins.withdraw(GATE));
+        // First nobody is sent here, then nobody can be. A detached pool has no maps any more, and a successor has its
+        // own gate.
+        if self.stands() {
+            let _ = self.set(abi::Gate::Closed);
+            let _ = self.pins.withdraw(SINK).and_then(|()| self.pins.withdraw(GATE));
+        }
         self.stop = None;
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();

@@ -10,10 +10,13 @@
 pub mod attach;
 pub mod cgroup;
 pub mod cli;
+pub mod connections;
+pub mod control;
 pub mod detach;
 pub mod explain;
 pub mod gate;
 pub mod group;
+pub mod inherit;
 pub mod kernel;
 pub mod listeners;
 pub mod pool;

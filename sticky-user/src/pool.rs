@@ -19,6 +19,7 @@ use sticky_ebpf::abi::{Config, MAX_GATED, MAX_OPENED, MAX_SLOTS, Proxies, Slot, 
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
+use crate::inherit;
 use crate::kernel;
 use crate::redirect;
 use crate::refusal::Refusal;
@@ -92,7 +93,9 @@ pub struct Pool {
     steering: Steering,
     program: Ebpf,
     dir: PathBuf,
-    _lock: OwnedFd,
+    /// Whether the process before this one is still there, with connections of its own.
+    succeeds: bool,
+    lock: OwnedFd,
 }
 
 impl Pool {
@@ -105,7 +108,9 @@ impl Pool {
         kernel::ensure_bpffs()?;
         let dir = kernel::pools_dir().join(id.dir_name());
         fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
-        let lock = lock(&dir, &id)?;
+        let inherited = inherit::lock(&dir);
+        let succeeds = inherited.is_some();
+        let lock = inherited.map_or_else(|| lock(&dir, &id), Ok)?;
 
         let version = Pins::version(&dir).unwrap_or(0);
         if version != 0 && version != VERSION {
@@ -145,20 +150,17 @@ impl Pool {
             let fresh = Config::new(0, pins::random_seed()?, Masks::new(32, 64));
             Pins::create(&dir, &steering.amend(&fresh))?
         };
-        if let Some(trust) = &steering.trust {
+        // Who is trusted by now, a successor leaves as it is.
+        if let Some(trust) = steering.trust.as_ref().filter(|_| !succeeds) {
             pins.set_trusted(&trust.prefixes)?;
         }
         // Attaching again replaces the program of an earlier sticky; so does its pin.
-        let pin = dir.join(PIN);
-        if pin.exists() {
-            fs::remove_file(&pin)?;
-        }
-        steer(&mut program, steering)?.pin(&pin)?;
+        pin(&dir, &mut program, steering)?;
         if steering.trace {
             trace::print(&mut program)?;
         }
         let (doors, steering) = (Doors::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, dir, _lock: lock })
+        Ok(Self { id, pins, adopted, doors, steering, program, dir, succeeds, lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -169,6 +171,18 @@ impl Pool {
             self.pins.write(&Config { slots, ..config })?;
         }
         Ok(())
+    }
+
+    /// Leaves `slots` slots in use, if there are more. The sockets of the others get no more connections; what waits in
+    /// their queues stays there.
+    pub fn shrink(&mut self, slots: usize) -> Result<()> {
+        let config = self.pins.config()?;
+        let slots = config.slots.min(slots as u32);
+        if slots < config.slots {
+            self.pins.write(&Config { slots, ..config })?;
+        }
+        // Also what a sticky that was killed left behind the slots in use.
+        (slots as usize..MAX_SLOTS).try_for_each(|slot| self.pins.withdraw(slot as Slot))
     }
 
     /// The lowest slot from `from` on that has no socket; `None` when all [`MAX_SLOTS`] have one.
@@ -210,11 +224,32 @@ impl Pool {
         }
     }
 
+    /// Puts this process's program and name to the pool again, after another process tried to take it over.
+    pub fn reclaim(&mut self) -> Result<()> {
+        pin(&self.dir, &mut self.program, &self.steering)?;
+        self.reopen_doors()?;
+        inherit::sign(&self.lock)
+    }
+
+    /// The pool's lock, and what it locks.
+    pub fn lock(&self) -> (PathBuf, &OwnedFd) {
+        (self.dir.clone(), &self.lock)
+    }
+
     /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it
     /// is detached first: [`detach`].
     pub fn remove(self) -> Result<()> {
         remove_dir(&self.dir)
     }
+}
+
+/// Pins the program, in the place of what was pinned before.
+fn pin(dir: &Path, program: &mut Ebpf, steering: &Steering) -> Result<()> {
+    let pin = dir.join(PIN);
+    if pin.exists() {
+        fs::remove_file(&pin)?;
+    }
+    Ok(steer(program, steering)?.pin(&pin)?)
 }
 
 /// Takes the program off the group of `socket`, which the kernel then spreads connections over by itself.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Error, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{ProgramFd, SkReuseport, SocketFilter};
 use rustix::net::sockopt;
-use sticky_ebpf::abi::{Config, Gate as State, ProxyProtocol, Sharing, maps};
+use sticky_ebpf::abi::{Config, Gate as State, ProxyProtocol, REDIRECT, Sharing, maps};
 
 use super::{Pool, steer};
 use crate::gate::{self, Gate, Reaper};
@@ -75,13 +75,27 @@ impl Pool {
         self.doors.redirect.take()
     }
 
+    /// Closes what another process has put its own in the place of, for new ones to be opened.
+    pub fn reopen_doors(&mut self) -> Result<()> {
+        let Some(redirect) = &self.doors.redirect else { return Ok(()) };
+        let gate = self.pins.config()?.proxies.gate();
+        let stand = self.pins.cookie(REDIRECT)? == Some(redirect.cookie)
+            && self.doors.gate.as_ref().is_none_or(|door| door.stands() && gate == State::Open);
+        if !stand {
+            self.doors.retry = None;
+            drop(self.take_redirect());
+        }
+        Ok(())
+    }
+
     /// Opens them among the sockets of user `uid`.
     fn open_doors(&mut self, uid: u32) -> Result<()> {
         let sockets = self.prepare_gate(uid);
         let gate = sockets.as_ref().ok();
         let (program, steering) = (&mut self.program, &self.steering);
         let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
-        let redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
+        let redirect =
+            Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, self.succeeds, take_over)?;
         let config = self.pins.config()?;
         let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
         let proxies = config.proxies.trusting_somebody().with_gate(state);

@@ -7,21 +7,17 @@ use sticky_ebpf::abi::Event;
 
 use crate::pool::pins::Pins;
 
-/// Counters that all threads add to.
+/// Counters that all threads add to. They begin at zero, and are added to what is pinned: another process may do so too.
+#[derive(Default)]
 pub struct Events {
     counted: [AtomicU64; Event::ALL.len()],
     published: [AtomicU64; Event::ALL.len()],
 }
 
 impl Events {
-    /// Goes on from what is pinned. What was open when the last redirect was killed, is so no more.
-    pub fn adopt(pins: &Pins) -> Result<Self> {
-        let events = Self { counted: Default::default(), published: Default::default() };
-        for event in Event::ALL {
-            events.counter(event).store(pins.redirected(event)?, Ordering::Relaxed);
-        }
-        events.counter(Event::Closed).store(pins.redirected(Event::Connection)?, Ordering::Relaxed);
-        Ok(events)
+    /// What was open when the last redirect was killed, is so no more.
+    pub fn settle(pins: &mut Pins) -> Result<()> {
+        pins.set_redirected(Event::Closed, pins.redirected(Event::Connection)?)
     }
 
     /// Counts one.
@@ -34,12 +30,13 @@ impl Events {
         self.counter(event).fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Writes what has changed to where `status` looks.
+    /// Adds what is new to where `status` looks.
     pub fn publish(&self, pins: &mut Pins) -> Result<()> {
         for event in Event::ALL {
             let now = self.counter(event).load(Ordering::Relaxed);
-            if self.published[event as usize].swap(now, Ordering::Relaxed) != now {
-                pins.set_redirected(event, now)?;
+            let before = self.published[event as usize].swap(now, Ordering::Relaxed);
+            if before != now {
+                pins.set_redirected(event, pins.redirected(event)? + (now - before))?;
             }
         }
         Ok(())
