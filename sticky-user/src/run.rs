@@ -125,7 +125,10 @@ impl<'a> Run<'a> {
     }
 
     fn new(plan: &'a Plan, place: Place, crew: Crew, hooks: Hooks) -> Self {
-        let leavers = crew.leaving.into_iter().map(|worker| Leaver::new(worker, plan.drain, plan.grace));
+        let leavers = crew.leaving.into_iter().map(|worker| {
+            let who = format!("the other process of worker {}", worker.name.number);
+            Leaver::new(worker, who, plan.drain, plan.grace)
+        });
         Self {
             plan,
             workers: crew.workers,
@@ -214,9 +217,7 @@ impl<'a> Run<'a> {
 
     /// Brings the pools up to date. What may pass is told and tried again; a refusal ends the run.
     fn look(&mut self) -> Result<()> {
-        let coming = self.coming.iter().map(|newcomer| &newcomer.worker);
-        let aside: Vec<_> = coming.chain(self.leavers.iter().map(|leaver| &leaver.worker)).collect();
-        match self.ports.sync(&self.workers, &aside) {
+        match self.ports.sync(&self.workers, &aside(&self.coming, &self.leavers)) {
             Ok(served) => self.served |= served,
             Err(error) if error.is::<Refusal>() => return Err(error),
             Err(error) => {
@@ -298,6 +299,12 @@ impl<'a> Run<'a> {
         }
         anyhow::bail!("killed after the grace period of {:?}: worker {}", self.plan.grace, killed.join(", "))
     }
+}
+
+/// Those who serve not yet, or no more.
+fn aside<'a>(coming: &'a [Newcomer], leavers: &'a [Leaver]) -> Vec<&'a Worker> {
+    let coming = coming.iter().map(|newcomer| &newcomer.worker);
+    coming.chain(leavers.iter().map(|leaver| &leaver.worker)).collect()
 }
 
 /// How often is looked how far a change is.

@@ -88,7 +88,7 @@ impl Run<'_> {
         self.change.as_ref().map(|change| format!("the run is being {}", change.what))
     }
 
-    /// What a change would do, for `--dry-run`: a line for each kind of effect.
+    /// What a change would do, for `--dry-run`: a line for each effect.
     fn forecast(&self, what: What, parallel: usize) -> String {
         let mut lines = Vec::new();
         let pools = self.ports.names().join(", ");
@@ -142,14 +142,15 @@ impl Run<'_> {
         self.ports.shrink(count)?;
         for worker in self.workers.split_off(count) {
             self.tell(format_args!("worker {} gets no new clients", worker.name.number));
-            self.leave(worker);
+            self.leave(worker, "");
         }
         Ok(())
     }
 
     /// Lets a worker go that is in no slot any more.
-    pub(super) fn leave(&mut self, worker: Worker) {
-        self.leavers.push(Leaver::new(worker, self.plan.drain, self.plan.grace));
+    fn leave(&mut self, worker: Worker, what: &str) {
+        let who = format!("{what}worker {}", worker.name.number);
+        self.leavers.push(Leaver::new(worker, who, self.plan.drain, self.plan.grace));
     }
 
     /// Whether a new worker of this number is coming.
@@ -184,22 +185,17 @@ impl Run<'_> {
         let mut told = Vec::new();
         let mut staying = Vec::new();
         for mut leaver in std::mem::take(&mut self.leavers) {
-            let (name, drained) = (leaver.worker.name, leaver.is_draining());
+            let drained = leaver.is_draining();
             let gone = leaver.step(counted.as_ref().ok());
             if drained && !leaver.is_draining() && leaver.open > 0 {
-                told.push(format!(
-                    "worker {} is told to end, with {} connections left",
-                    name.number, leaver.open
-                ));
+                told.push(format!("{} is told to end, with {} connections left", leaver.who, leaver.open));
             }
             if !gone {
                 staying.push(leaver);
                 continue;
             }
             let how = if leaver.was_killed() { "was killed" } else { "has ended" };
-            let serves = self.workers.iter().any(|worker| worker.name.number == name.number);
-            let who = if serves { "the old process of worker" } else { "worker" };
-            told.push(format!("{who} {} {how}", name.number));
+            told.push(format!("{} {how}", leaver.who));
             leaver.worker.remove();
         }
         self.leavers = staying;
@@ -276,7 +272,7 @@ impl Run<'_> {
         self.ports.seat(worker, seats.clone(), self.workers.len())?;
         let worker = self.coming.remove(at).worker;
         let old = std::mem::replace(&mut self.workers[number - 1], worker);
-        self.leave(old);
+        self.leave(old, "the old process of ");
         self.tell(format_args!("worker {number} has a new process; the old one's connections may end"));
         self.look()
     }
@@ -299,7 +295,7 @@ impl Run<'_> {
     fn give_up(&mut self, why: &str) {
         for newcomer in std::mem::take(&mut self.coming) {
             newcomer.worker.terminate();
-            self.leave(newcomer.worker);
+            self.leave(newcomer.worker, "the new process of ");
         }
         self.workers.iter_mut().for_each(Worker::resume);
         if let Some(Change { what, asker, .. }) = self.change.take() {

@@ -26,6 +26,8 @@ pub struct Newcomer {
     /// The question whether it is ready, on its way.
     question: Option<oneshot::Receiver<Result<(), String>>>,
     asked: Option<Instant>,
+    /// What it answered last, that it is not ready.
+    answer: Option<String>,
     /// What it lacks, as last seen.
     lacks: String,
 }
@@ -37,7 +39,16 @@ impl Newcomer {
             return Err((worker, error));
         }
         let since = Instant::now();
-        Ok(Self { worker, seats, ready: false, since, question: None, asked: None, lacks: String::new() })
+        Ok(Self {
+            worker,
+            seats,
+            ready: false,
+            since,
+            question: None,
+            asked: None,
+            answer: None,
+            lacks: String::new(),
+        })
     }
 
     /// Looks whether it is ready. An error says why it never will be.
@@ -75,6 +86,7 @@ impl Newcomer {
         match self.question.as_mut().map(oneshot::Receiver::try_recv) {
             Some(Ok(answer)) => {
                 self.question = None;
+                self.answer = answer.clone().err();
                 return Ok(answer.err());
             }
             Some(Err(oneshot::error::TryRecvError::Closed)) => self.question = None,
@@ -84,9 +96,10 @@ impl Newcomer {
             return Ok(Some(lacks));
         }
         let Some(ReadyHttp { port, path }) = &plan.ready_http else { return Ok(None) };
+        let unanswered = || format!("it has not answered GET {path}");
         let waits = self.question.is_some() || self.asked.is_some_and(|asked| asked.elapsed() < AGAIN);
         if waits {
-            return Ok(Some(std::mem::take(&mut self.lacks)));
+            return Ok(Some(self.answer.clone().unwrap_or_else(unanswered)));
         }
         self.asked = Some(Instant::now());
         let Some((pool, member)) = ports.asked(&self.worker, *port)? else {
@@ -100,6 +113,6 @@ impl Newcomer {
         let asking = check::ask(stream, path.clone());
         tokio::spawn(async move { drop(answer.send(asking.await)) });
         self.question = Some(question);
-        Ok(Some(format!("it has not answered GET {path}")))
+        Ok(Some(self.answer.clone().unwrap_or_else(unanswered)))
     }
 }

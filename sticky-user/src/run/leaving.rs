@@ -12,8 +12,10 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// A worker that leaves.
 pub struct Leaver {
-    /// Who.
+    /// Its process.
     pub worker: Worker,
+    /// Who it is, in words.
+    pub who: String,
     /// Its connections, when they were last counted.
     pub open: usize,
     since: Instant,
@@ -34,8 +36,8 @@ enum Stage {
 
 impl Leaver {
     /// Lets it have this long for its connections, and then the grace period.
-    pub fn new(worker: Worker, drain: Duration, grace: Duration) -> Self {
-        Self { worker, open: 0, since: Instant::now(), drain, grace, stage: Stage::Draining }
+    pub fn new(worker: Worker, who: String, drain: Duration, grace: Duration) -> Self {
+        Self { worker, who, open: 0, since: Instant::now(), drain, grace, stage: Stage::Draining }
     }
 
     /// The next step, given the numbers of connections by cgroup, if they are known. True when it is gone.

@@ -13,9 +13,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 
-use super::Run;
 use super::control::Asker;
 use super::worker::describe;
+use super::{Run, TICK, aside};
 use crate::inherit::{self, Heir, READY};
 use crate::redirect;
 use crate::say::{main_process, say};
@@ -23,6 +23,8 @@ use crate::stop::Stop;
 
 /// How long a successor may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one that failed may take to end by itself, which tells more.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The process that is about to take the run over.
 pub struct Successor {
@@ -51,9 +53,12 @@ impl Successor {
         if self.said == READY {
             return Ok(());
         }
-        if in_time.is_err() {
-            let _ = self.child.kill();
+        // What does not speak to us any more mostly is about to end.
+        let begin = Instant::now();
+        while in_time.is_ok() && matches!(self.child.try_wait(), Ok(None)) && begin.elapsed() < FAREWELL {
+            tokio::time::sleep(TICK).await;
         }
+        let _ = self.child.kill();
         let how = describe(self.child.wait().ok());
         Err(match in_time {
             Err(_) => format!("it did not take over within {PATIENCE:?}"),
@@ -68,6 +73,12 @@ impl Run<'_> {
     pub(super) fn upgrade(&mut self, binary: &Path, asker: Asker) {
         if let Some(busy) = self.busy() {
             return asker.refuse(busy, "wait until that is done");
+        }
+        if std::process::id() == 1 {
+            return asker.refuse(
+                "the run is the first process of its container, which would end with it",
+                "start another container in its place",
+            );
         }
         let executable =
             binary.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
@@ -146,7 +157,8 @@ impl Run<'_> {
 
     /// Takes a run over from the process that started this one.
     pub(super) fn succeed(&mut self) -> Result<()> {
-        self.served = self.ports.sync(&self.workers, &[]).context("the pools cannot be taken over")?;
+        let synced = self.ports.sync(&self.workers, &aside(&self.coming, &self.leavers));
+        self.served = synced.context("the pools cannot be taken over")?;
         self.ports.sign()?;
         inherit::sign(&self.place.lock)
     }

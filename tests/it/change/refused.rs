@@ -51,11 +51,11 @@ fn one_of_several() {
     other.wait_for("is complete");
     let error = fails(2, &["scale", "3"]);
     let folder = a.replace('.', "-");
-    assert!(error.contains(&format!("2 runs are active: `{b}`, `{folder}`")), "{error}");
-    assert!(error.contains(&format!("\n\nhint: say which: `--name {b}`")), "{error}");
+    assert!(error.contains(&format!("2 runs are active: `{folder}`, `{b}`")), "{error}");
+    assert!(error.contains(&format!("\n\nhint: say which: `--name {folder}`")), "{error}");
     let error = fails(2, &["scale", "3", "--name", "c"]);
     assert!(
-        error.contains(&format!("no run `c` is active\n\nhint: active here: `{b}`, `{folder}`")),
+        error.contains(&format!("no run `c` is active\n\nhint: active here: `{folder}`, `{b}`")),
         "{error}"
     );
     super::done(&["scale", "3", "--name", &a]);
