@@ -244,11 +244,12 @@ impl Run<'_> {
             Some(old) => self.ports.seats(old)?,
             None => self.ports.seats_for(name),
         };
-        let newcomer = Newcomer::start(Worker::new(name, &self.place)?, seats, self.plan);
-        self.coming.push(newcomer.map_err(|(worker, error)| {
+        let mut worker = Worker::new(name, &self.place)?;
+        if let Err(error) = worker.start(self.plan) {
             worker.remove();
-            error
-        })?);
+            return Err(error);
+        }
+        self.coming.push(Newcomer::new(worker, seats));
         Ok(())
     }
 

@@ -33,22 +33,18 @@ pub struct Newcomer {
 }
 
 impl Newcomer {
-    /// Starts `worker`, which is to have `seats`.
-    pub fn start(mut worker: Worker, seats: Seats, plan: &Plan) -> Result<Self, (Worker, anyhow::Error)> {
-        if let Err(error) = worker.start(plan) {
-            return Err((worker, error));
-        }
-        let since = Instant::now();
-        Ok(Self {
+    /// `worker`, which was just started, is to have `seats`.
+    pub fn new(worker: Worker, seats: Seats) -> Self {
+        Self {
             worker,
             seats,
             ready: false,
-            since,
+            since: Instant::now(),
             question: None,
             asked: None,
             answer: None,
             lacks: String::new(),
-        })
+        }
     }
 
     /// Looks whether it is ready. An error says why it never will be.
