@@ -159,7 +159,8 @@ impl Pool {
         if steering.trace {
             trace::print(&mut program)?;
         }
-        let (doors, steering) = (Doors::default(), steering.clone());
+        let doors = if succeeds { Doors::beside(&pins)? } else { Doors::default() };
+        let steering = steering.clone();
         Ok(Self { id, pins, adopted, doors, steering, program, dir, succeeds, lock })
     }
 

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Error, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{ProgramFd, SkReuseport, SocketFilter};
 use rustix::net::sockopt;
-use sticky_ebpf::abi::{Config, Gate as State, ProxyProtocol, REDIRECT, Sharing, maps};
+use sticky_ebpf::abi::{Config, GATE, Gate as State, ProxyProtocol, REDIRECT, SINK, Sharing, maps};
 
+use super::pins::Pins;
 use super::{Pool, steer};
 use crate::gate::{self, Gate, Reaper};
 use crate::group::Member;
@@ -26,13 +27,22 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Doors {
     gate: Option<Gate>,
     redirect: Option<Redirect>,
-    /// The cookies of their sockets.
+    /// The cookies of their sockets, and of those of a process before this one that still has connections.
     cookies: Vec<u64>,
     /// Leads the program to the one that reads requests, for as long as it is open.
     reader: Option<ProgramArray<MapData>>,
     /// When to try to open the redirect once more.
     retry: Option<Instant>,
     peers: Peers,
+}
+
+impl Doors {
+    /// None yet, beside those of another process.
+    pub fn beside(pins: &Pins) -> Result<Self> {
+        let others = [REDIRECT, GATE, SINK].map(|slot| pins.cookie(slot));
+        let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Self { cookies: others.into_iter().flatten().collect(), ..Self::default() })
+    }
 }
 
 impl Pool {
@@ -100,7 +110,7 @@ impl Pool {
         let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
         let proxies = config.proxies.trusting_somebody().with_gate(state);
         self.pins.write(&Config { proxies, ..config })?;
-        self.doors.cookies = vec![redirect.cookie];
+        self.doors.cookies.push(redirect.cookie);
         if let Some(sockets) = gate {
             for socket in [&sockets.gate, &sockets.sink] {
                 self.doors.cookies.push(sockopt::socket_cookie(socket)?);

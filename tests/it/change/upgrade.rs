@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use aya::programs::{ProgramInfo, loaded_programs};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Version, all_answered, askers, done, fails, live, to};
@@ -28,7 +29,7 @@ impl Program {
 
     fn script(name: &str, text: &str) -> Self {
         let path = Self::path(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+        fs::write(&path, format!("#!/bin/bash\n{text}\n")).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be run");
         Self(path)
     }
@@ -105,6 +106,8 @@ fn costs_no_request_and_no_worker() {
         (&true.into(), &true.into()),
         "{state:#?}"
     );
+    let strange: Vec<_> = old.lines().into_iter().filter(|line| line.contains("also listened on")).collect();
+    assert!(strange.is_empty(), "{strange:?}");
     // It is a full supervisor.
     let victim = Pid::from_raw(workers[1] as i32).expect("a PID");
     kill_process(victim, Signal::KILL).expect("the worker is there");
@@ -165,16 +168,15 @@ fn that_breaks_off_is_undone() {
     let version = Version::new("1");
     let sticky = run(&version, &[], "upgrade-breaks");
     let workers = live();
-    // The pipe to speak into is closed in front of the successor, which thus cannot say that it is there.
+    // Where the successor speaks there is nobody, so that it cannot say that it is there. The pipe stays open elsewhere.
+    let fd = "fd=${STICKY_INHERIT##*\"word\":}; fd=${fd%\\}}";
     let mute = Program::script(
         "mute",
-        &format!(
-            "fd=${{STICKY_INHERIT##*\\\"word\\\":}}; fd=${{fd%\\}}}}; eval \"exec $fd</dev/null\"; exec {} \"$@\"",
-            sticky_path()
-        ),
+        &format!("{fd}; exec {{keep}}>&$fd; eval \"exec $fd</dev/null\"; exec {} \"$@\"", sticky_path()),
     );
     let error = fails(1, &["upgrade", "--binary", mute.name()]);
-    assert!(error.contains("goes on as it was: it exited with code 1"), "{error}");
+    assert!(error.ends_with("goes on as it was: it exited with code 1\n"), "{error}");
+    sticky.wait_for("adopted 2 of 2 workers");
     assert_eq!(pool("3000")["followed_by"], sticky.pid());
     assert_eq!(live(), workers);
     eventually("gate and redirect are back", || {
@@ -218,4 +220,23 @@ fn requests_under_way_end_through_the_old_process() {
         let redirect = pool("3000")["redirect"].clone();
         (redirect["requests"] == 1 && redirect["open"] == 0).then_some(())
     });
+}
+
+#[test]
+fn the_program_is_the_new_ones() {
+    let _net = net::isolate();
+    let version = Version::new("1");
+    let mut old = version.run(&["-w", "2"]);
+    let namespace = sticky::kernel::network_namespace().expect("a network namespace");
+    let pin = sticky::kernel::pools_dir().join(format!("tcp-::-3000-net{namespace}/steer"));
+    let program = || ProgramInfo::from_pin(&pin).expect("the pinned program").id();
+    let first = program();
+    done(&["upgrade"]);
+    let _new = Follower::now();
+    assert_eq!(old.wait().code(), Some(0));
+    assert_ne!(program(), first);
+    eventually("the old program is gone", || {
+        (!loaded_programs().flatten().any(|program| program.id() == first)).then_some(())
+    });
+    all_answered(&load(to(), askers(), |round| round < 2));
 }
