@@ -169,7 +169,7 @@ fn that_breaks_off_is_undone() {
     let sticky = run(&version, &[], "upgrade-breaks");
     let workers = live();
     // Where the successor speaks there is nobody, so that it cannot say that it is there. The pipe stays open elsewhere.
-    let fd = "fd=${STICKY_INHERIT##*\"word\":}; fd=${fd%\\}}";
+    let fd = "fd=${STICKY_INHERIT##*:}; fd=${fd%\\}}";
     let mute = Program::script(
         "mute",
         &format!("{fd}; exec {{keep}}>&$fd; eval \"exec $fd</dev/null\"; exec {} \"$@\"", sticky_path()),
