@@ -42,8 +42,11 @@ pub const GATE: Slot = REDIRECT + 1;
 /// The index of the sink's, which swallows segments that nothing can be made of yet.
 pub const SINK: Slot = REDIRECT + 2;
 
+/// The index of a new worker's socket while it is asked whether it is ready, before it has a slot.
+pub const CHECKED: Slot = REDIRECT + 3;
+
 /// Entries of the socket array: the slots, and sockets of our own.
-pub const SOCKETS: usize = MAX_SLOTS + 3;
+pub const SOCKETS: usize = MAX_SLOTS + 4;
 
 /// The most prefixes that can be trusted.
 pub const MAX_TRUSTED: usize = 1024;

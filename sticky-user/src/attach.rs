@@ -35,7 +35,7 @@ pub struct Plan {
 pub fn attach(plan: &Plan) -> Result<()> {
     kernel::require(&[Need::Steer])?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let stop = Stop::new()?;
+        let stop = Stop::new(true)?;
         let groups = find(plan)?;
         // From the beginning, so that nobody meddles unseen.
         let watch = (!plan.once).then(|| Watch::new(plan.target.protocol() == Protocol::Udp));

@@ -11,16 +11,19 @@ use sticky_ebpf::hash::Seed;
 
 use crate::group::Target;
 use crate::pool::Steering;
+use crate::run::check::ReadyHttp;
 use crate::{attach, detach, events, explain, kernel, pin, refusal, run, sessions, standing, status, trust};
 
+mod change;
 mod clients;
 mod proxies;
 mod question;
 mod slots;
 
+use change::{ReloadArgs, ScaleArgs, UpgradeArgs};
 use clients::{PinArgs, PinsArgs, SessionsArgs, SessionsCommand, UnpinArgs};
 use proxies::{ProxyArgs, TrustArgs, TrustCommand};
-use question::ExplainArgs;
+use question::{EventsArgs, ExplainArgs, StatusArgs};
 use slots::{DrainArgs, MaintenanceArgs, ReadyArgs, WeightArgs};
 
 /// Keep each client on one worker of a pool, decided in the kernel
@@ -47,6 +50,9 @@ Exit codes: 0 done, 1 it failed, 2 wrong usage or something is missing.";
 enum Command {
     Run(RunArgs),
     Attach(AttachArgs),
+    Scale(ScaleArgs),
+    Reload(ReloadArgs),
+    Upgrade(UpgradeArgs),
     Detach(DetachArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
@@ -68,7 +74,7 @@ enum Command {
 ///
 /// Starts COMMAND several times. The workers need no change and no port: whatever TCP ports they listen on, each
 /// becomes a pool. A worker that ends is started again and gets its slot back; meanwhile the others serve its clients.
-/// Workers find their number, from 1, in STICKY_WORKER and NODE_WORKER_ID.
+/// Workers find their number, from 1, in STICKY_WORKER and NODE_WORKER_ID. SIGHUP is `sticky reload`.
 #[derive(Args)]
 #[command(after_help = RUN_EXAMPLES)]
 struct RunArgs {
@@ -88,6 +94,19 @@ struct RunArgs {
     /// proxies may take to end
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
+
+    /// How long a worker that gets no new clients, after `scale` or `reload`, may keep its connections
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain: Duration,
+
+    /// Let a new worker, at `scale` or `reload`, serve only once it answers GET PATH with 2xx, besides listening;
+    /// asked at PORT, or the lowest one
+    #[arg(long, value_name = "[PORT]/PATH")]
+    ready_http: Option<ReadyHttp>,
+
+    /// How long a new worker may take to be ready, at `scale` or `reload`
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    ready_timeout: Duration,
 
     /// Open this port in each worker and pass it as systemd does (LISTEN_FDS); may be given several times
     #[arg(long, value_name = "[ADDRESS:]PORT")]
@@ -155,34 +174,6 @@ struct DetachArgs {
     /// All pools of this network namespace, and what is left of others that nobody uses any more
     #[arg(long, conflicts_with = "target")]
     all: bool,
-}
-
-/// Show pools, slots, workers and what was decided
-#[derive(Args)]
-#[command(after_help = "Examples:\n  sticky status\n  sticky status 3000 --json")]
-struct StatusArgs {
-    /// Only these pools
-    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
-    target: Option<Target>,
-
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
-}
-
-/// Tell what happens: workers that come and go, slots that are drained, known clients that move, and why
-///
-/// Goes on until it is stopped.
-#[derive(Args)]
-#[command(after_help = "Examples:\n  sticky events\n  sticky events 3000 --json")]
-struct EventsArgs {
-    /// Only at these pools
-    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
-    target: Option<Target>,
-
-    /// A line of JSON each, for programs
-    #[arg(long)]
-    json: bool,
 }
 
 /// How to steer
@@ -302,6 +293,9 @@ fn dispatch(command: Command) -> Result<()> {
             name: args.name,
             steering: args.steering.steering(&args.proxies, args.grace),
             grace: args.grace,
+            drain: args.drain,
+            ready_http: args.ready_http,
+            ready_timeout: args.ready_timeout,
             user: args.user,
             listen: args.listen_fds,
             command: args.command,
@@ -312,6 +306,9 @@ fn dispatch(command: Command) -> Result<()> {
             mixed: args.mixed,
             once: args.once,
         }),
+        Command::Scale(args) => args.perform(),
+        Command::Reload(args) => args.perform(),
+        Command::Upgrade(args) => args.perform(),
         Command::Detach(args) => detach::detach(args.target.as_ref()),
         Command::Status(args) => {
             let pools = status::pools(args.target.as_ref())?;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::net::listen;
+use rustix::net::{listen, sockopt};
 use rustix::process::setpriority_process;
 use sticky_ebpf::abi::{self, Config, GATE, Outcome, SINK};
 
@@ -81,6 +81,8 @@ pub struct Gate {
     pins: Pins,
     /// The sink once more, above the corks.
     sink: OwnedFd,
+    /// The cookies of the gate's socket and the sink's.
+    cookies: [u64; 2],
     /// Dropped, it ends the keeper.
     stop: Option<Sender<()>>,
     keeper: Option<thread::JoinHandle<()>>,
@@ -92,8 +94,10 @@ impl Gate {
         let mut pins = Pins::open(dir)?;
         pins.place(GATE, sockets.gate.as_raw_fd()).context("the gate's socket cannot be placed")?;
         pins.place(SINK, sockets.sink.as_raw_fd()).context("the sink's socket cannot be placed")?;
+        let cookies = [sockopt::socket_cookie(&sockets.gate)?, sockopt::socket_cookie(&sockets.sink)?];
         let (stop, stopped) = channel();
-        let mut gate = Self { pins, sink: sockets.sink.try_clone()?, stop: Some(stop), keeper: None };
+        let sink = sockets.sink.try_clone()?;
+        let mut gate = Self { pins, sink, cookies, stop: Some(stop), keeper: None };
         let corks = Corks::fit(id, Pins::open(dir)?, BACKLOG as usize + 1)?;
         gate.sink = fcntl_dupfd_cloexec(&sockets.sink, corks.last() + 1)?;
         let keeper = Keeper { pins: Pins::open(dir)?, corks, reaper, pace: Pace::new() };
@@ -113,6 +117,12 @@ impl Gate {
         self.sink.as_raw_fd()
     }
 
+    /// Whether it is this one that the pool uses, and no other process's.
+    pub fn stands(&self) -> bool {
+        let found = [GATE, SINK].map(|slot| self.pins.cookie(slot).ok().flatten());
+        found == self.cookies.map(Some)
+    }
+
     fn set(&mut self, gate: abi::Gate) -> Result<()> {
         self.pins.amend(|config| Config { proxies: config.proxies.with_gate(gate), ..config })?;
         Ok(())
@@ -121,9 +131,12 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // First nobody is sent here, then nobody can be. A detached pool has no maps any more.
-        let _ = self.set(abi::Gate::Closed);
-        let _ = self.pins.withdraw(SINK).and_then(|()| self.pins.withdraw(GATE));
+        // First nobody is sent here, then nobody can be. A detached pool has no maps any more, and a successor has its
+        // own gate.
+        if self.stands() {
+            let _ = self.set(abi::Gate::Closed);
+            let _ = self.pins.withdraw(SINK).and_then(|()| self.pins.withdraw(GATE));
+        }
         self.stop = None;
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();

@@ -16,12 +16,13 @@ use aya::programs::SkReuseport;
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use sticky_ebpf::abi::{Config, MAX_SLOTS, Place, Proxies, Slot, VERSION, maps};
+use sticky_ebpf::abi::{Config, MAX_SLOTS, Place, Proxies, Slot, Standing, VERSION, maps};
 use sticky_ebpf::client::Masks;
 use sticky_ebpf::hash::Seed;
 
 use crate::clock;
 use crate::group::Target;
+use crate::inherit;
 use crate::kernel;
 use crate::redirect;
 use crate::refusal::Refusal;
@@ -111,6 +112,8 @@ pub struct Pool {
     program: Ebpf,
     guard: Guard,
     dir: PathBuf,
+    /// Whether the process before this one is still there, with connections of its own.
+    succeeds: bool,
     lock: OwnedFd,
 }
 
@@ -124,24 +127,24 @@ impl Pool {
         kernel::ensure_bpffs()?;
         let dir = kernel::pools_dir().join(id.dir_name());
         fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
-        let lock = lock(&dir, &id)?;
+        let inherited = inherit::lock(&dir);
+        let succeeds = inherited.is_some();
+        let lock = inherited.map_or_else(|| lock(&dir, &id), Ok)?;
 
         let State { mut program, mut pins, adopted } = State::settle(&dir, steering)?;
         steer(&mut program, steering)?.load().map_err(kernel::rejected)?;
-        if let Some(trust) = &steering.trust {
+        // Who is trusted by now, a successor leaves as it is.
+        if let Some(trust) = steering.trust.as_ref().filter(|_| !succeeds) {
             pins.set_trusted(&trust.prefixes)?;
         }
         // Attaching again replaces the program of an earlier sticky; so does its pin.
-        let pin = dir.join(PIN);
-        if pin.exists() {
-            fs::remove_file(&pin)?;
-        }
-        steer(&mut program, steering)?.pin(&pin)?;
+        pin(&dir, &mut program, steering)?;
         if steering.trace {
             trace::print(&mut program)?;
         }
-        let (doors, guard, steering) = (Doors::default(), Guard::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, guard, dir, lock })
+        let doors = if succeeds { Doors::beside(&pins)? } else { Doors::default() };
+        let (guard, steering) = (Guard::default(), steering.clone());
+        Ok(Self { id, pins, adopted, doors, steering, program, guard, dir, succeeds, lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -149,6 +152,18 @@ impl Pool {
         let slots = slots.min(MAX_SLOTS) as u32;
         self.pins.amend(|config| Config { slots: config.slots.max(slots), ..config })?;
         Ok(())
+    }
+
+    /// Leaves `slots` slots in use, if there are more. The sockets of the others get no more connections; what waits in
+    /// their queues stays there.
+    pub fn shrink(&mut self, slots: usize) -> Result<()> {
+        let most = slots as u32;
+        let config = self.pins.amend(|config| Config { slots: config.slots.min(most), ..config })?;
+        let beyond = config.slots as Slot..MAX_SLOTS as Slot;
+        // Also what a sticky that was killed left behind the slots in use.
+        beyond.clone().try_for_each(|slot| self.pins.withdraw(slot))?;
+        // Who gets them one day begins anew.
+        self.pins.set_standings(beyond, |_| Standing::default())
     }
 
     /// The lowest slot from `from` on that has no socket; `None` when all [`MAX_SLOTS`] have one.
@@ -190,11 +205,32 @@ impl Pool {
         }
     }
 
+    /// Puts this process's program and name to the pool again, after another process tried to take it over.
+    pub fn reclaim(&mut self) -> Result<()> {
+        pin(&self.dir, &mut self.program, &self.steering)?;
+        self.reopen_doors()?;
+        inherit::sign(&self.lock)
+    }
+
+    /// The pool's lock, and what it locks.
+    pub fn lock(&self) -> (PathBuf, &OwnedFd) {
+        (self.dir.clone(), &self.lock)
+    }
+
     /// Removes the pool's state. The program stays attached to the group for as long as the group lives, unless it
     /// is detached first: [`detach`].
     pub fn remove(self) -> Result<()> {
         if self.has_directory() { remove_dir(&self.dir) } else { Ok(()) }
     }
+}
+
+/// Pins the program, in the place of what was pinned before.
+fn pin(dir: &Path, program: &mut Ebpf, steering: &Steering) -> Result<()> {
+    let pin = dir.join(PIN);
+    if pin.exists() {
+        fs::remove_file(&pin)?;
+    }
+    Ok(steer(program, steering)?.pin(&pin)?)
 }
 
 /// Takes the program off the group of `socket`, which the kernel then spreads connections over by itself.

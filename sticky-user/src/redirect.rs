@@ -95,13 +95,14 @@ impl Redirect {
     /// Opens the redirect of the pool `id`, pinned in `dir`, among the sockets of user `uid`. It takes who comes to the
     /// `gate`, too.
     ///
-    /// `take_over` makes the pool's program steer the group of a socket.
+    /// When it `succeeds` one of another process, what that one's connections need stays. `take_over` makes the pool's program steer the group of a socket.
     pub fn open(
         id: &PoolId,
         dir: &Path,
         uid: u32,
         gate: Option<&gate::Sockets>,
         limits: Limits,
+        succeeds: bool,
         take_over: impl FnOnce(&OwnedFd) -> Result<()>,
     ) -> Result<Self> {
         kernel::raise_descriptors();
@@ -116,8 +117,11 @@ impl Redirect {
         let (alive, ended) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let mut pins = Pins::open(dir)?;
-        pins.unrelay_all()?;
-        let events = Arc::new(Events::adopt(&pins)?);
+        if !succeeds {
+            pins.unrelay_all()?;
+            Events::settle(&mut pins)?;
+        }
+        let events = Arc::new(Events::new());
         // From here on an error stops what was started.
         let mut redirect = Self {
             cookie: sockopt::socket_cookie(&socket)?,
@@ -165,7 +169,10 @@ impl Redirect {
     }
 
     fn withdraw(&mut self) -> Result<()> {
-        self.pins.withdraw(REDIRECT)?;
+        // A successor has its own there.
+        if self.pins.cookie(REDIRECT)? == Some(self.cookie) {
+            self.pins.withdraw(REDIRECT)?;
+        }
         self.socket = None;
         self.stop.cancel();
         Ok(())

@@ -1,108 +1,74 @@
 //! `sticky run`: start a pool of workers, steer each port they listen on, and keep them running.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::unistd::User;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cgroup::Cgroup;
-use crate::group::Target;
+use crate::control::Request;
+use crate::inherit::Heir;
 use crate::kernel::{self, Need};
-use crate::pool::Steering;
-use crate::pool::id::Protocol;
 use crate::refusal::Refusal;
 use crate::say::say;
 use crate::stop::Stop;
 use crate::watch::Watch;
 
+mod adopt;
+mod change;
+pub mod check;
+mod coming;
+mod control;
 pub mod exec;
 mod hooks;
+mod leaving;
 mod output;
 mod place;
+mod plan;
 mod ports;
+mod upgrade;
 mod worker;
 
+use adopt::Crew;
+use change::Change;
+use coming::Newcomer;
+use control::{Asker, Control, Order};
 use hooks::Hooks;
-use output::Output;
+use leaving::Leaver;
 use place::Place;
+pub use plan::Plan;
 use ports::Ports;
+use upgrade::Successor;
 use worker::{Event, FAILING, Worker};
-
-/// What `sticky run` is to do.
-pub struct Plan {
-    /// Number of workers.
-    pub workers: usize,
-    /// Name of the run.
-    pub name: Option<String>,
-    /// How to steer the pools.
-    pub steering: Steering,
-    /// Time between SIGTERM and SIGKILL.
-    pub grace: Duration,
-    /// The user that the workers run as.
-    pub user: Option<String>,
-    /// Sockets to open and pass to each worker.
-    pub listen: Vec<Target>,
-    /// What each worker runs.
-    pub command: Vec<String>,
-}
 
 /// Runs workers until told to stop.
 pub fn run(plan: &Plan) -> Result<()> {
+    let heir = Heir::this()?;
     kernel::require(&[Need::Steer, Need::Hook])?;
     plan.check()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let mut stop = Stop::new()?;
-        let mut run = Run::prepare(plan)?;
-        let served = run.supervise(&mut stop).await;
-        let ended = run.stop(&mut stop).await;
-        served.and(ended)
+        let mut stop = Stop::new(false)?;
+        let mut reload = signal(SignalKind::hangup())?;
+        let mut run = match heir {
+            None => Run::prepare(plan, None)?,
+            Some(heir) => Run::inherit(plan, heir)?,
+        };
+        match run.supervise(&mut stop, &mut reload).await {
+            Ok(End::Succeeded) => run.bow_out(&mut stop).await,
+            served => {
+                let ended = run.stop(&mut stop).await;
+                served.and(ended)
+            }
+        }
     })
 }
 
-impl Plan {
-    fn check(&self) -> Result<()> {
-        if let Some(udp) = self.listen.iter().find(|target| target.protocol() == Protocol::Udp) {
-            let hint = "open UDP sockets in the workers, with SO_REUSEPORT, and use `sticky attach`";
-            return Err(
-                Refusal::new(format!("`--listen-fds {udp}`: only TCP ports can be passed"), hint).into()
-            );
-        }
-        if let Some(user) = &self.user
-            && User::from_name(user)?.is_none()
-        {
-            return Err(Refusal::new(
-                format!("there is no user `{user}`"),
-                "`getent passwd` lists the users",
-            )
-            .into());
-        }
-        let program = &self.command[0];
-        let found = if program.contains('/') {
-            Path::new(program).exists()
-        } else {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).any(|folder| folder.join(program).exists())
-        };
-        if !found {
-            let hint = "check the spelling, install it, or give its full path";
-            return Err(Refusal::new(format!("there is no command `{program}`"), hint).into());
-        }
-        Ok(())
-    }
-
-    /// The name of the run: as given, or from the command, with a number that tells folders and arguments apart.
-    fn name(&self) -> String {
-        if let Some(name) = &self.name {
-            return name.replace(['/', '.', ' '], "-");
-        }
-        let mut hasher = DefaultHasher::new();
-        (&self.command, std::env::current_dir().ok(), kernel::network_namespace().ok()).hash(&mut hasher);
-        let program = self.command[0].rsplit('/').next().unwrap_or("run");
-        format!("{}-{:08x}", program.replace('.', "-"), hasher.finish() as u32)
-    }
+/// Why a run is over for this process.
+enum End {
+    /// It was told to stop.
+    Told,
+    /// Another process has taken it over.
+    Succeeded,
 }
 
 struct Run<'a> {
@@ -111,65 +77,148 @@ struct Run<'a> {
     ports: Ports<'a>,
     watch: Watch,
     place: Place,
+    control: Control,
+    /// New workers that do not serve yet.
+    coming: Vec<Newcomer>,
+    /// Old ones that serve no more.
+    leavers: Vec<Leaver>,
+    /// What is being changed.
+    change: Option<Change>,
+    /// Who is about to take the run over.
+    successor: Option<Successor>,
     _hooks: Hooks,
     /// Whether a worker of this run ever listened.
     served: bool,
 }
 
 impl<'a> Run<'a> {
-    /// Sets everything up, adopts workers that outlived an earlier sticky, and starts none yet.
-    fn prepare(plan: &'a Plan) -> Result<Self> {
+    /// Sets everything up, adopts workers that outlived an earlier sticky, and starts none yet. There are as many as the
+    /// plan says, or as the process before this one had.
+    fn prepare(plan: &'a Plan, inherited: Option<usize>) -> Result<Self> {
         let place = Place::take(&plan.name())?;
-        match Self::settle(plan, &place) {
-            Ok((workers, hooks)) => {
-                let (ports, watch) = (Ports::new(plan), Watch::new(false));
-                Ok(Self { plan, workers, ports, watch, place, _hooks: hooks, served: false })
-            }
+        match Self::settle(plan, &place, inherited.unwrap_or(plan.workers)) {
+            Ok((crew, hooks)) => Ok(Self::new(plan, place, crew, hooks)),
             Err(error) => {
                 // As it was found: with an earlier sticky's workers in it, it stays.
-                let _ = place.remove();
+                if inherited.is_none() {
+                    let _ = place.remove();
+                }
                 Err(error)
             }
         }
     }
 
-    fn settle(plan: &Plan, place: &Place) -> Result<(Vec<Worker>, Hooks)> {
+    fn settle(plan: &Plan, place: &Place, count: usize) -> Result<(Crew, Hooks)> {
         let hooks = Hooks::attach(&place.cgroup)?;
-        let mut workers = Vec::new();
-        let mut adopted = 0;
-        for number in 1..=plan.workers {
-            let cgroup = place.cgroup.child(&format!("worker-{number}"))?;
-            let mut worker = Worker::new(number, cgroup, Output::new(&place.dir, number)?);
-            adopted += usize::from(worker.adopt()?);
-            workers.push(worker);
+        let crew = Crew::muster(place, count)?;
+        if crew.adopted > 0 {
+            say(format_args!("adopted {} of {count} workers that were running", crew.adopted));
         }
-        retire(&place.cgroup, plan.workers);
-        if adopted > 0 {
-            say(format_args!("adopted {adopted} of {} workers that were running", plan.workers));
+        if !crew.leaving.is_empty() {
+            let many = crew.leaving.len();
+            say(format_args!(
+                "{many} more processes were running, which end when their connections have, or after {:?}",
+                plan.drain
+            ));
         }
-        Ok((workers, hooks))
+        Ok((crew, hooks))
     }
 
-    /// Keeps workers and pools going; returns when told to stop, or when there is no use in going on.
-    async fn supervise(&mut self, stop: &mut Stop) -> Result<()> {
-        self.look()?;
-        loop {
-            tokio::select! {
-                () = self.watch.changed() => self.look()?,
-                (at, event) = any_event(&mut self.workers) => match event {
-                    Event::Due => if let Err(error) = self.workers[at].start(self.plan) {
-                        self.worker_ended(at, &format!("did not start: {error:#}"))?;
-                    },
-                    Event::Exited(status) => self.worker_ended(at, &worker::describe(status))?,
-                },
-                () = stop.told() => return Ok(()),
+    fn new(plan: &'a Plan, place: Place, crew: Crew, hooks: Hooks) -> Self {
+        let leavers = crew.leaving.into_iter().map(|worker| {
+            let who = format!("the other process of worker {}", worker.name.number);
+            Leaver::new(worker, who, plan.drain, plan.grace)
+        });
+        Self {
+            plan,
+            workers: crew.workers,
+            ports: Ports::new(plan, crew.surplus),
+            watch: Watch::new(false),
+            control: Control::open(&place.dir),
+            place,
+            coming: Vec::new(),
+            leavers: leavers.collect(),
+            change: None,
+            successor: None,
+            _hooks: hooks,
+            served: false,
+        }
+    }
+
+    /// Takes a run over from the process that started this one, and tells it.
+    fn inherit(plan: &'a Plan, heir: Heir) -> Result<Self> {
+        let taken = Self::prepare(plan, Some(heir.workers)).and_then(|mut run| run.succeed().map(|()| run));
+        match taken {
+            Ok(run) => upgrade::announce(heir).map(|()| run),
+            Err(error) => {
+                heir.failed(&format!("{error:#}"));
+                Err(error)
             }
         }
     }
 
+    /// Keeps workers and pools going; returns when told to stop, or when there is no use in going on.
+    async fn supervise(&mut self, stop: &mut Stop, reload: &mut Signal) -> Result<End> {
+        self.look()?;
+        loop {
+            if let Some(successor) = &mut self.successor {
+                // Two that look after the same workers would be in each other's way.
+                tokio::select! {
+                    outcome = successor.outcome() => match outcome {
+                        Ok(()) => return Ok(End::Succeeded),
+                        Err(why) => {
+                            self.stay(&why);
+                            self.look()?;
+                        }
+                    },
+                    order = self.control.order() => self.take(order),
+                    () = stop.told() => {
+                        successor.end();
+                        self.stay("it is to stop");
+                        return Ok(End::Told);
+                    }
+                }
+                continue;
+            }
+            let busy = self.change.is_some() || !self.leavers.is_empty();
+            tokio::select! {
+                () = self.watch.changed() => self.look()?,
+                (at, event) = any_event(&mut self.workers) => self.happened(at, event)?,
+                order = self.control.order() => self.take(order),
+                _ = reload.recv() => {
+                    let request = Request::Reload { parallel: 1, dry_run: false };
+                    self.take(Order { request, asker: Asker::nobody() });
+                }
+                () = pause(busy) => {}
+                () = stop.told() => return Ok(End::Told),
+            }
+            self.step();
+        }
+    }
+
+    fn happened(&mut self, at: usize, event: Event) -> Result<()> {
+        let number = self.workers[at].name.number;
+        match event {
+            // The one that is coming will be the worker.
+            Event::Due if self.is_awaited(number) => self.workers[at].stop(),
+            Event::Exited(status) if self.is_awaited(number) => {
+                say(format_args!("the old process of worker {number} {}", worker::describe(status)));
+                self.workers[at].stop();
+            }
+            Event::Due => {
+                if let Err(error) = self.workers[at].start(self.plan) {
+                    self.worker_ended(at, &format!("did not start: {error:#}"))?;
+                }
+            }
+            Event::Exited(status) => self.worker_ended(at, &worker::describe(status))?,
+        }
+        Ok(())
+    }
+
     /// Brings the pools up to date. What may pass is told and tried again; a refusal ends the run.
     fn look(&mut self) -> Result<()> {
-        match self.ports.sync(&self.workers, &self.watch.told()) {
+        let aside = aside(&self.coming, &self.leavers);
+        match self.ports.sync(&self.workers, &aside, &self.watch.told()) {
             Ok(served) => self.served |= served,
             Err(error) if error.is::<Refusal>() => return Err(error),
             Err(error) => {
@@ -181,7 +230,7 @@ impl<'a> Run<'a> {
 
     fn worker_ended(&mut self, at: usize, how: &str) -> Result<()> {
         let worker = &mut self.workers[at];
-        let number = worker.number;
+        let number = worker.name.number;
         let leftovers = !worker.cgroup.processes().is_empty();
         let delay = worker.ended();
         let again = if delay.is_zero() { "again now".into() } else { format!("again in {delay:?}") };
@@ -207,6 +256,11 @@ impl<'a> Run<'a> {
 
     /// Lets the proxies' connections end, then the workers: SIGTERM, the grace period, SIGKILL.
     async fn stop(mut self, stop: &mut Stop) -> Result<()> {
+        if let Some(change) = self.change.take() {
+            change.abandon("it is to stop");
+        }
+        self.workers.extend(self.coming.drain(..).map(|newcomer| newcomer.worker));
+        self.workers.extend(self.leavers.drain(..).map(|leaver| leaver.worker));
         tokio::select! {
             () = self.ports.close_redirects() => {}
             // Told twice: at once.
@@ -229,12 +283,13 @@ impl<'a> Run<'a> {
         if !in_time {
             for worker in &self.workers {
                 if !worker.cgroup.processes().is_empty() {
-                    killed.push(worker.number.to_string());
+                    killed.push(worker.name.to_string());
                 }
             }
             self.place.cgroup.kill();
             all_ended(&mut self.workers, &self.place.cgroup).await;
         }
+        self.control.finish().await;
         self.ports.remove()?;
         for worker in self.workers {
             worker.output.finish();
@@ -247,12 +302,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Ends workers of an earlier run beyond the number that is wanted now.
-fn retire(cgroup: &Cgroup, workers: usize) {
-    for number in workers + 1.. {
-        let Some(surplus) = Cgroup::existing(cgroup.path().join(format!("worker-{number}"))) else { break };
-        surplus.terminate();
-    }
+/// Those who serve not yet, or no more.
+fn aside<'a>(coming: &'a [Newcomer], leavers: &'a [Leaver]) -> Vec<&'a Worker> {
+    let coming = coming.iter().map(|newcomer| &newcomer.worker);
+    coming.chain(leavers.iter().map(|leaver| &leaver.worker)).collect()
+}
+
+/// How often is looked how far a change is.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Returns a moment later, or never.
+async fn pause(moment: bool) {
+    if moment { tokio::time::sleep(TICK).await } else { std::future::pending().await }
 }
 
 /// The next event of any worker, and which worker's.

@@ -19,6 +19,22 @@ pub fn ready() {
     }
 }
 
+/// Tells a service manager that this is the process to watch (`NotifyAccess=all`), as another was before.
+pub fn main_process() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::MainPid(std::process::id())]) {
+        say(format_args!("the service manager cannot be told: {error}"));
+    }
+}
+
+/// Tells a service manager that the pool is being reloaded; [`ready`] ends it (`Type=notify-reload`).
+pub fn reloading() {
+    let told =
+        NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+    if let Err(error) = told {
+        say(format_args!("the service manager cannot be told: {error}"));
+    }
+}
+
 /// A place that says something at most once a second, however often it happens.
 pub struct Seldom(Mutex<(Option<Instant>, u64)>);
 

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "system calls and their like")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use aya::Pod;
 use tokio::io::Interest;
@@ -101,6 +101,16 @@ pub fn read_entries<K: Pod, V: Pod>(
         (_, error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, None)),
         (_, error) => Err(error),
     }
+}
+
+/// A descriptor that the process which started this one left open for it. To be taken once.
+pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call has no memory operands; what is no descriptor is an error.
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nobody else here knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Watches a descriptor for readiness.

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod attach;
+mod change;
 mod crash;
 mod faults;
 mod gate;

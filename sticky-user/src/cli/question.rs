@@ -1,4 +1,4 @@
-//! What is typed for `sticky explain`.
+//! What is typed to ask: `sticky status`, `events` and `explain`.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,6 +9,34 @@ use clap::Args;
 use crate::explain::{HeaderLine, Question};
 use crate::group::Target;
 use crate::refusal::Refusal;
+
+/// Show pools, slots, workers and what was decided
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky status\n  sticky status 3000 --json")]
+pub struct StatusArgs {
+    /// Only these pools
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    pub target: Option<Target>,
+
+    /// As JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tell what happens: workers that come and go, slots that are drained, known clients that move, and why
+///
+/// Goes on until it is stopped.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  sticky events\n  sticky events 3000 --json")]
+pub struct EventsArgs {
+    /// Only at these pools
+    #[arg(value_name = "[udp:][ADDRESS:]PORT")]
+    pub target: Option<Target>,
+
+    /// A line of JSON each, for programs
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Say which worker a client gets, and why
 ///

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Error, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{ProgramFd, SkReuseport, SocketFilter};
 use rustix::net::sockopt;
-use sticky_ebpf::abi::{Config, Gate as State, ProxyProtocol, Sharing, maps};
+use sticky_ebpf::abi::{Config, GATE, Gate as State, ProxyProtocol, REDIRECT, SINK, Sharing, maps};
 
+use super::pins::Pins;
 use super::{Pool, steer};
 use crate::gate::{self, Gate, Reaper};
 use crate::group::Member;
@@ -26,13 +27,22 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Doors {
     gate: Option<Gate>,
     redirect: Option<Redirect>,
-    /// The cookies of their sockets.
+    /// The cookies of their sockets, and of those of a process before this one that still has connections.
     cookies: Vec<u64>,
     /// Leads the program to the one that reads requests, for as long as it is open.
     reader: Option<ProgramArray<MapData>>,
     /// When to try to open the redirect once more.
     retry: Option<Instant>,
     peers: Peers,
+}
+
+impl Doors {
+    /// None yet, beside those of another process.
+    pub fn beside(pins: &Pins) -> Result<Self> {
+        let others = [REDIRECT, GATE, SINK].map(|slot| pins.cookie(slot));
+        let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Self { cookies: others.into_iter().flatten().collect(), ..Self::default() })
+    }
 }
 
 impl Pool {
@@ -75,17 +85,31 @@ impl Pool {
         self.doors.redirect.take()
     }
 
+    /// Closes what another process has put its own in the place of, for new ones to be opened.
+    pub fn reopen_doors(&mut self) -> Result<()> {
+        let Some(redirect) = &self.doors.redirect else { return Ok(()) };
+        let gate = self.pins.config()?.proxies.gate();
+        let stand = self.pins.cookie(REDIRECT)? == Some(redirect.cookie)
+            && self.doors.gate.as_ref().is_none_or(|door| door.stands() && gate == State::Open);
+        if !stand {
+            self.doors.retry = None;
+            drop(self.take_redirect());
+        }
+        Ok(())
+    }
+
     /// Opens them among the sockets of user `uid`.
     fn open_doors(&mut self, uid: u32) -> Result<()> {
         let sockets = self.prepare_gate(uid);
         let gate = sockets.as_ref().ok();
         let (program, steering) = (&mut self.program, &self.steering);
         let take_over = |socket: &OwnedFd| Ok(steer(program, steering)?.attach(socket)?);
-        let mut redirect = Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, take_over)?;
+        let mut redirect =
+            Redirect::open(&self.id, &self.dir, uid, gate, steering.limits, self.succeeds, take_over)?;
         let state = sockets.as_ref().err().copied().unwrap_or(State::Closed);
         let proxies = |old: Config| old.proxies.trusting_somebody().with_gate(state);
         self.pins.amend(|old| Config { proxies: proxies(old), ..old })?;
-        self.doors.cookies = vec![redirect.cookie];
+        self.doors.cookies.push(redirect.cookie);
         if let Some(sockets) = gate {
             for socket in [&sockets.gate, &sockets.sink] {
                 self.doors.cookies.push(sockopt::socket_cookie(socket)?);

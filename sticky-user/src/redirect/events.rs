@@ -7,24 +7,22 @@ use sticky_ebpf::abi::{Event, REDIRECTED, Slot, redirect_moved_counter};
 
 use crate::pool::pins::Pins;
 
-/// Counters that all threads add to.
+/// Counters that all threads add to. They begin at zero, and are added to what is pinned: another process may do so too.
 pub struct Events {
     counted: [AtomicU64; REDIRECTED],
     published: [AtomicU64; REDIRECTED],
 }
 
 impl Events {
-    /// Goes on from what is pinned. What was open when the last redirect was killed, is so no more.
-    pub fn adopt(pins: &Pins) -> Result<Self> {
+    /// Nothing counted.
+    pub fn new() -> Self {
         let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
-        let events = Self { counted: zeros(), published: zeros() };
-        for (counter, (counted, published)) in (0..).zip(events.counted.iter().zip(&events.published)) {
-            let there = pins.redirect_count(counter)?;
-            counted.store(there, Ordering::Relaxed);
-            published.store(there, Ordering::Relaxed);
-        }
-        events.counted[Event::Closed as usize].store(pins.redirected(Event::Connection)?, Ordering::Relaxed);
-        Ok(events)
+        Self { counted: zeros(), published: zeros() }
+    }
+
+    /// What was open when the last redirect was killed, is so no more.
+    pub fn settle(pins: &mut Pins) -> Result<()> {
+        pins.set_redirect_count(Event::Closed as u32, pins.redirected(Event::Connection)?)
     }
 
     /// How often this was counted.
@@ -49,14 +47,21 @@ impl Events {
         }
     }
 
-    /// Writes what has changed to where `status` looks.
+    /// Adds what is new to where `status` looks.
     pub fn publish(&self, pins: &mut Pins) -> Result<()> {
         for (counter, (counted, published)) in (0..).zip(self.counted.iter().zip(&self.published)) {
             let now = counted.load(Ordering::Relaxed);
-            if published.swap(now, Ordering::Relaxed) != now {
-                pins.set_redirect_count(counter, now)?;
+            let before = published.swap(now, Ordering::Relaxed);
+            if before != now {
+                pins.set_redirect_count(counter, pins.redirect_count(counter)? + (now - before))?;
             }
         }
         Ok(())
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::new()
     }
 }

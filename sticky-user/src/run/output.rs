@@ -5,25 +5,33 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write};
+use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::worker::Name;
 
 /// Lines kept to be shown when a worker keeps failing.
 const KEPT_LINES: usize = 10;
+/// How long to wait for the last of them.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A longer line is broken.
-const LONGEST_LINE: u64 = 16 * 1024;
+const LONGEST_LINE: usize = 16 * 1024;
 /// Colours of worker numbers: ECMA-48 foregrounds, without black, white and red.
 const COLOURS: [u8; 5] = [36, 33, 32, 35, 34];
 
-/// The output of one worker, of all processes that ever were this worker.
+/// The output of one worker, of all processes of its name one after the other.
 pub struct Output {
     streams: [Stream; 2],
     recent: Recent,
@@ -33,18 +41,27 @@ type Recent = Arc<Mutex<VecDeque<String>>>;
 
 struct Stream {
     path: PathBuf,
+    prefix: String,
+    sink: fn() -> Box<dyn Write>,
+    recent: Recent,
     /// Keeps the reader from its end for as long as workers may come.
     writer: File,
-    reader: JoinHandle<()>,
+    reader: Option<Reader>,
+}
+
+/// A thread that reads a pipe, and what ends it before the pipe does when it is dropped.
+struct Reader {
+    thread: JoinHandle<()>,
+    stop: OwnedFd,
 }
 
 impl Output {
-    /// Begins to read the pipes `N.out` and `N.err` in `dir`, which are made if they are not there.
-    pub fn new(dir: &Path, worker: usize) -> Result<Self> {
+    /// Begins to read the pipes `NAME.out` and `NAME.err` in `dir`, which are made if they are not there.
+    pub fn new(dir: &Path, worker: Name) -> Result<Self> {
         let recent = Recent::default();
         let stream = |kind: &str, colour: bool, sink: fn() -> Box<dyn Write>| {
             let path = dir.join(format!("{worker}.{kind}"));
-            let prefix = prefix(worker, colour);
+            let prefix = prefix(worker.number, colour);
             Stream::new(path.clone(), prefix, sink, Arc::clone(&recent))
                 .with_context(|| format!("the pipe `{}` cannot be opened", path.display()))
         };
@@ -66,11 +83,39 @@ impl Output {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// The last lines of output of a process that has just ended, or is about to: waits a moment for them.
+    pub fn last_words(&self) -> Vec<String> {
+        let begin = Instant::now();
+        let unread = |stream: &Stream| ioctl_fionread(&stream.writer).is_ok_and(|bytes| bytes > 0);
+        while self.streams.iter().any(unread) && begin.elapsed() < LAST_WORDS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The reader has them, and puts them down.
+        std::thread::sleep(Duration::from_millis(20));
+        self.recent()
+    }
+
+    /// Reads no more, and leaves what comes to another process.
+    pub fn pause(&mut self) {
+        for reader in self.streams.iter_mut().filter_map(|stream| stream.reader.take()) {
+            drop(reader.stop);
+            let _ = reader.thread.join();
+        }
+    }
+
+    /// Reads on.
+    pub fn resume(&mut self) -> Result<()> {
+        self.streams.iter_mut().try_for_each(Stream::read)
+    }
+
     /// Prints what is left, once the worker's processes are gone, and removes the pipes.
     pub fn finish(self) {
-        for Stream { path, writer, reader } in self.streams {
+        for Stream { path, writer, reader, .. } in self.streams {
             drop(writer);
-            let _ = reader.join();
+            if let Some(Reader { thread, stop }) = reader {
+                let _ = thread.join();
+                drop(stop);
+            }
             let _ = fs::remove_file(path);
         }
     }
@@ -85,9 +130,20 @@ impl Stream {
         // A worker that runs as another user may open `/dev/stdout` anew; nobody else gets into the run's folder.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o622))?;
         let writer = open(&path)?;
-        let lines = BufReader::new(File::open(&path)?);
-        let reader = std::thread::spawn(move || copy(lines, &prefix, sink, &recent));
-        Ok(Self { path, writer, reader })
+        let mut stream = Self { path, prefix, sink, recent, writer, reader: None };
+        stream.read()?;
+        Ok(stream)
+    }
+
+    fn read(&mut self) -> Result<()> {
+        if self.reader.is_none() {
+            let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+            let pipe = File::open(&self.path)?;
+            let (prefix, sink, recent) = (self.prefix.clone(), self.sink, Arc::clone(&self.recent));
+            let thread = std::thread::spawn(move || copy(pipe, &stopped, &prefix, sink, &recent));
+            self.reader = Some(Reader { thread, stop });
+        }
+        Ok(())
     }
 }
 
@@ -104,26 +160,48 @@ fn prefix(worker: usize, colour: bool) -> String {
     }
 }
 
-fn copy(mut lines: BufReader<File>, prefix: &str, sink: fn() -> Box<dyn Write>, recent: &Recent) {
-    let mut line = Vec::new();
+/// Passes lines on until the pipe ends, or `stopped` does.
+fn copy(mut pipe: File, stopped: &OwnedFd, prefix: &str, sink: fn() -> Box<dyn Write>, recent: &Recent) {
+    let (mut chunk, mut heard) = (vec![0; LONGEST_LINE], Vec::new());
     loop {
-        line.clear();
-        line.extend_from_slice(prefix.as_bytes());
-        match lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
+        let mut watched = [PollFd::new(&pipe, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Err(Errno::INTR) => continue,
+            Err(_) => break,
+            Ok(_) if !watched[1].revents().is_empty() => break,
             Ok(_) => {}
         }
-        if line.last() != Some(&b'\n') {
-            line.push(b'\n');
+        match pipe.read(&mut chunk) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => heard.extend_from_slice(&chunk[..length]),
         }
-        // One write for each line, so that lines of several workers do not mix. A reader that went away is no reason
-        // to stop emptying the pipe.
-        let _ = sink().write_all(&line);
-        let text = String::from_utf8_lossy(&line[prefix.len()..]).trim_end().to_owned();
-        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() == KEPT_LINES {
-            recent.pop_front();
+        let mut done = 0;
+        while let Some(length) = line(&heard[done..]) {
+            pass_on(&heard[done..done + length], prefix, sink, recent);
+            done += length;
         }
-        recent.push_back(text);
+        heard.drain(..done);
     }
+    if !heard.is_empty() {
+        pass_on(&heard, prefix, sink, recent);
+    }
+}
+
+/// The length of the first line, if it is there to its end, or too long.
+fn line(heard: &[u8]) -> Option<usize> {
+    let end = memchr::memchr(b'\n', heard).map(|end| end + 1);
+    end.or((heard.len() > LONGEST_LINE).then_some(heard.len())).map(|length| length.min(LONGEST_LINE))
+}
+
+fn pass_on(heard: &[u8], prefix: &str, sink: fn() -> Box<dyn Write>, recent: &Recent) {
+    let heard = heard.strip_suffix(b"\n").unwrap_or(heard);
+    // One write for each line, so that lines of several workers do not mix. A reader that went away is no reason to stop
+    // emptying the pipe.
+    let _ = sink().write_all(&[prefix.as_bytes(), heard, b"\n"].concat());
+    let text = String::from_utf8_lossy(heard).trim_end().to_owned();
+    let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+    if recent.len() == KEPT_LINES {
+        recent.pop_front();
+    }
+    recent.push_back(text);
 }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
+use crate::control::RUNS;
+use crate::inherit;
 use crate::refusal::Refusal;
 
-const RUNS: &str = "/run/sticky";
 /// The link to the cgroup.
 const CGROUP: &str = "cgroup";
 
@@ -23,7 +25,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// The cgroup of all the run's processes.
     pub cgroup: Cgroup,
-    _lock: File,
+    /// Its lock.
+    pub lock: OwnedFd,
 }
 
 impl Place {
@@ -33,9 +36,12 @@ impl Place {
         sweep();
         let dir = Path::new(RUNS).join(name);
         let lock = loop {
+            if let Some(lock) = inherit::lock(&dir) {
+                break lock;
+            }
             make(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
             match lock(&dir) {
-                Ok(Some(lock)) => break lock,
+                Ok(Some(lock)) => break lock.into(),
                 // Swept away between the two.
                 Ok(None) => {}
                 Err(Errno::WOULDBLOCK) => {
@@ -51,7 +57,7 @@ impl Place {
             }
         };
         match cgroup(&dir, &parent, name) {
-            Ok(cgroup) => Ok(Self { dir, cgroup, _lock: lock }),
+            Ok(cgroup) => Ok(Self { dir, cgroup, lock }),
             Err(error) => {
                 remove_dir(&dir);
                 Err(error)

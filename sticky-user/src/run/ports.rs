@@ -1,21 +1,26 @@
 //! The ports that the workers of a run listen on: each becomes a pool.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::repeat;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use sticky_ebpf::abi::Slot;
 
 use super::Plan;
-use super::worker::Worker;
+use super::worker::{Name, Worker};
 use crate::events::{self, Ledger};
-use crate::group::{self, Member};
+use crate::group::{self, Group, Member};
+use crate::inherit;
 use crate::kernel;
+use crate::known::Clients;
 use crate::listeners::{self, LastLook};
 use crate::pool::Pool;
 use crate::pool::id::{PoolId, Protocol};
+use crate::pool::pins::Pins;
 use crate::pool::slots::{Change, Slots, Wish};
-use crate::redirect::close;
+use crate::redirect::{self, Redirect};
 use crate::say::{ready, say};
 use crate::watch::Told;
 
@@ -24,6 +29,20 @@ pub struct Ports<'a> {
     plan: &'a Plan,
     pools: BTreeMap<PoolId, Port>,
     last: LastLook,
+    /// Whether an earlier sticky had more workers than there are now.
+    surplus: bool,
+}
+
+/// The slots that a worker has, or is to have, by pool. Where it has several sockets, its own number's slot comes first.
+pub type Seats = BTreeMap<PoolId, Vec<Slot>>;
+
+/// Whose process holds a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The worker of this number, who serves.
+    Worker(usize),
+    /// One that does not serve yet, or no more.
+    Aside,
 }
 
 struct Port {
@@ -35,12 +54,13 @@ struct Port {
 
 impl<'a> Ports<'a> {
     /// No pools yet.
-    pub fn new(plan: &'a Plan) -> Self {
-        Self { plan, pools: BTreeMap::new(), last: LastLook::default() }
+    pub fn new(plan: &'a Plan, surplus: bool) -> Self {
+        Self { plan, pools: BTreeMap::new(), last: LastLook::default(), surplus }
     }
 
-    /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served.
-    pub fn sync(&mut self, workers: &[Worker], told: &Told) -> Result<bool> {
+    /// Looks at what the workers listen on and brings the pools up to date; true when any of them is served. Who stands
+    /// `aside` gets no slot.
+    pub fn sync(&mut self, workers: &[Worker], aside: &[&Worker], told: &Told) -> Result<bool> {
         self.pools.values_mut().for_each(|port| port.pool.guard(told));
         for (id, port) in &mut self.pools {
             events::log(id, &port.pool.pins, &mut port.ledger)?;
@@ -55,16 +75,23 @@ impl<'a> Ports<'a> {
             |_| true,
             || {
                 let processes =
-                    |worker: &Worker| worker.cgroup.processes().into_iter().zip(repeat(worker.number));
-                owners = workers.iter().flat_map(processes).collect();
+                    |worker: &Worker, owner| worker.cgroup.processes().into_iter().zip(repeat(owner));
+                owners = aside.iter().flat_map(|worker| processes(worker, Owner::Aside)).collect();
+                for worker in workers {
+                    owners.extend(processes(worker, Owner::Worker(worker.name.number)));
+                }
                 owners.keys().copied()
             },
         )?;
         for group in &groups {
-            let ours = group.members.iter().any(|member| !member.holders.is_empty());
+            let serves = |member: &Member| matches!(owner(&owners, member), Some(Owner::Worker(_)));
+            let ours = group.members.iter().any(serves);
             if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members)? {
                 let mut pool = Pool::open(group.id, &self.plan.steering)?;
-                pool.grow(self.plan.workers)?;
+                if self.surplus {
+                    pool.shrink(workers.len())?;
+                }
+                pool.grow(workers.len())?;
                 self.pools.insert(
                     group.id,
                     Port { pool, slots: Slots::default(), complete: false, ledger: Ledger::default() },
@@ -73,10 +100,134 @@ impl<'a> Ports<'a> {
         }
         for (id, port) in &mut self.pools {
             let members = groups.iter().find(|group| group.id == *id).map_or(&[][..], |group| &group.members);
-            port.sync(members, &owners, self.plan.workers)?;
+            port.sync(members, &owners, workers.len())?;
         }
         self.last.done(listening);
         Ok(self.is_served())
+    }
+
+    /// The slots that this worker has.
+    pub fn seats(&self, worker: &Worker) -> Result<Seats> {
+        let mut seats = Seats::new();
+        for group in held(worker)? {
+            let Some(port) = self.pools.get(&group.id) else { continue };
+            let cookies = port.pool.pins.cookies()?;
+            let has = |cookie: &Option<u64>| {
+                group.members.iter().any(|member| Some(member.listener.cookie) == *cookie)
+            };
+            let slots = (0..).zip(&cookies).filter(|(_, cookie)| has(cookie)).map(|(slot, _)| slot);
+            seats.insert(group.id, slots.collect());
+        }
+        Ok(seats)
+    }
+
+    /// The slots of this name in each pool that all workers serve.
+    pub fn seats_for(&self, name: Name) -> Seats {
+        let complete = self.pools.iter().filter(|(_, port)| port.complete);
+        complete.map(|(id, _)| (*id, vec![name.slot()])).collect()
+    }
+
+    /// What this worker does not listen on that has `seats` for it; `None` when it may have them.
+    pub fn lacks(&self, worker: &Worker, seats: &Seats) -> Result<Option<String>> {
+        let held = held(worker)?;
+        for (id, slots) in seats {
+            let has = held.iter().find(|group| group.id == *id).map_or(0, |group| group.members.len());
+            match (slots.len(), has) {
+                (wanted, has) if has >= wanted => {}
+                (_, 0) => return Ok(Some(format!("it does not listen on {id}"))),
+                (wanted, has) => {
+                    return Ok(Some(format!(
+                        "it listens on {id} with {has} sockets, where there are {wanted}"
+                    )));
+                }
+            }
+        }
+        Ok(held.is_empty().then(|| "it listens on no port that can be shared".to_owned()))
+    }
+
+    /// Puts the sockets of `worker` into the slots of `seats`; those that it has beyond them into empty ones behind all
+    /// `workers`, and sockets in slots that it does not need out of them.
+    pub fn seat(&mut self, worker: &Worker, mut seats: Seats, workers: usize) -> Result<()> {
+        for group in held(worker)? {
+            let Some(Port { pool, .. }) = self.pools.get_mut(&group.id) else { continue };
+            let mut slots = seats.remove(&group.id).unwrap_or_else(|| vec![worker.name.slot()]).into_iter();
+            for member in &group.members {
+                let slot = match slots.next() {
+                    Some(slot) => Some(slot),
+                    None => pool.empty_slot(workers)?,
+                };
+                if let Some(slot) = slot {
+                    pool.place(slot, member.fetch()?)?;
+                }
+            }
+            slots.try_for_each(|slot| pool.pins.withdraw(slot))?;
+        }
+        self.last = LastLook::default();
+        Ok(())
+    }
+
+    /// Has the next look be a thorough one.
+    pub fn look_anew(&mut self) {
+        self.last = LastLook::default();
+    }
+
+    /// Leaves slots for this many workers: nobody new is sent to the others.
+    pub fn shrink(&mut self, workers: usize) -> Result<()> {
+        self.last = LastLook::default();
+        self.pools.values_mut().try_for_each(|port| port.pool.shrink(workers))
+    }
+
+    /// The pool whose workers are asked whether they are ready, at this port or the lowest, and what `worker` listens
+    /// there with.
+    pub fn asked(&mut self, worker: &Worker, port: Option<u16>) -> Result<Option<(&mut Pool, Member)>> {
+        let held = held(worker)?;
+        let at = |id: &PoolId| port.is_none_or(|port| id.address.port() == port);
+        let group = held.into_iter().filter(|group| self.pools.contains_key(&group.id) && at(&group.id));
+        let Some(mut group) = group.min_by_key(|group| group.id.address.port()) else { return Ok(None) };
+        let pool = self.pools.get_mut(&group.id).map(|port| &mut port.pool);
+        Ok(pool.map(|pool| (pool, group.members.remove(0))))
+    }
+
+    /// The pools' locks.
+    pub fn locks(&self) -> Vec<(PathBuf, &OwnedFd)> {
+        self.pools.values().map(|port| port.pool.lock()).collect()
+    }
+
+    /// Has this process named as the one that follows the pools.
+    pub fn sign(&self) -> Result<()> {
+        self.pools.values().try_for_each(|port| inherit::sign(port.pool.lock().1))
+    }
+
+    /// Takes the pools back, after another process tried to take them over.
+    pub fn reclaim(&mut self) -> Result<()> {
+        self.last = LastLook::default();
+        self.pools.values_mut().try_for_each(|port| {
+            // Adopted anew, each socket gets this process's program.
+            port.slots = Slots::default();
+            port.pool.reclaim()
+        })
+    }
+
+    /// The pools' redirects, whose gates are closed.
+    pub fn take_redirects(&mut self) -> Vec<Redirect> {
+        self.pools.values_mut().filter_map(|port| port.pool.take_redirect()).collect()
+    }
+
+    /// The ports that are served.
+    pub fn numbers(&self) -> BTreeSet<u16> {
+        self.pools.keys().map(|id| id.address.port()).collect()
+    }
+
+    /// The pools' names.
+    pub fn names(&self) -> Vec<String> {
+        self.pools.keys().map(PoolId::to_string).collect()
+    }
+
+    /// How many known clients have slots beyond those of so many workers.
+    pub fn known_beyond(&self, workers: usize) -> Result<usize> {
+        let known =
+            |port: &Port| Ok(Clients::now(&port.pool.pins)?.by_slot().iter().skip(workers).sum::<usize>());
+        self.pools.values().map(known).sum()
     }
 
     fn is_served(&self) -> bool {
@@ -90,7 +241,7 @@ impl<'a> Ports<'a> {
 
     /// Takes no more connections of proxies, and returns when those that are there have ended.
     pub async fn close_redirects(&mut self) {
-        close(self.pools.values_mut().filter_map(|port| port.pool.take_redirect()).collect()).await;
+        redirect::close(self.take_redirects()).await;
     }
 
     /// Forgets the pools, once the workers are gone.
@@ -103,9 +254,15 @@ impl<'a> Ports<'a> {
 }
 
 impl Port {
-    fn sync(&mut self, members: &[Member], owners: &HashMap<u32, usize>, workers: usize) -> Result<()> {
+    fn sync(&mut self, members: &[Member], owners: &HashMap<u32, Owner>, workers: usize) -> Result<()> {
         let id = self.pool.id;
-        let worker = |member: &Member| member.holders.iter().find_map(|holder| owners.get(&holder.pid));
+        let members: Vec<_> =
+            members.iter().filter(|member| owner(owners, member) != Some(Owner::Aside)).cloned().collect();
+        let members = members.as_slice();
+        let worker = |member: &Member| match owner(owners, member) {
+            Some(Owner::Worker(number)) => Some(number),
+            Some(Owner::Aside) | None => None,
+        };
         let cookies = self.pool.pins.cookies()?;
         let changes = self.slots.sync(&mut self.pool, members, |member| {
             let Some(number) = worker(member) else {
@@ -137,6 +294,34 @@ impl Port {
         self.complete = complete;
         Ok(())
     }
+}
+
+fn owner(owners: &HashMap<u32, Owner>, member: &Member) -> Option<Owner> {
+    member.holders.iter().find_map(|holder| owners.get(&holder.pid).copied())
+}
+
+/// What a worker listens on that others may listen on too.
+fn held(worker: &Worker) -> Result<Vec<Group>> {
+    let mut found = Vec::new();
+    for mut group in group::find(Protocol::Tcp, |_| true, || worker.cgroup.processes())? {
+        group.members.retain(|member| !member.holders.is_empty());
+        if shares_port(&group.members)? {
+            found.push(group);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether one of this worker's sockets is in its slot, of any pool that is pinned.
+pub fn is_seated(worker: &Worker) -> Result<bool> {
+    for group in held(worker)? {
+        let Ok(pins) = Pins::open(&kernel::pools_dir().join(group.id.dir_name())) else { continue };
+        let seated = pins.cookie(worker.name.slot())?;
+        if group.members.iter().any(|member| Some(member.listener.cookie) == seated) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the sockets of a group can be told to share the port: a worker's port 0 cannot, and stays its own.

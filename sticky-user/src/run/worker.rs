@@ -1,19 +1,24 @@
 //! One worker: a process that is started, watched, and started again when it ends.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use sticky_ebpf::abi::Slot;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::Plan;
 use super::output::Output;
+use super::place::Place;
 use crate::cgroup::Cgroup;
+use crate::inherit;
 use crate::kernel;
 use crate::sys;
 
@@ -25,10 +30,51 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// After so many failures in a row a worker counts as failing.
 pub const FAILING: u32 = 5;
 
+/// A worker's number, from 1, and which of its processes is meant: while one takes another's place, there are two.
+///
+/// Both are in the names of its cgroup and its pipes, by which another sticky knows whom it adopts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// The worker's number. Its slot is one less.
+    pub number: usize,
+    /// From 1.
+    pub generation: usize,
+}
+
+impl Name {
+    /// The slot of its first socket.
+    pub fn slot(self) -> Slot {
+        (self.number - 1) as Slot
+    }
+
+    /// The name of its cgroup.
+    pub fn cgroup(self) -> String {
+        format!("worker-{self}")
+    }
+
+    /// Whose cgroup has this name.
+    pub fn of_cgroup(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("worker-")?;
+        let (number, generation) = name.split_once('-').unwrap_or((name, "1"));
+        let name = Self { number: number.parse().ok()?, generation: generation.parse().ok()? };
+        (name.number > 0 && name.generation > 0).then_some(name)
+    }
+}
+
+/// `3`, or `3-2` for another process than the first.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.generation {
+            1 => write!(f, "{}", self.number),
+            generation => write!(f, "{}-{generation}", self.number),
+        }
+    }
+}
+
 /// A worker, whether its process is alive or not.
 pub struct Worker {
-    /// Its number, from 1; its slot is one less.
-    pub number: usize,
+    /// What it is called.
+    pub name: Name,
     /// The cgroup of its processes.
     pub cgroup: Cgroup,
     /// What it prints.
@@ -54,8 +100,10 @@ pub enum Event {
 
 impl Worker {
     /// A worker that is to be started at once.
-    pub fn new(number: usize, cgroup: Cgroup, output: Output) -> Self {
-        Self { number, cgroup, output, failures: 0, state: State::Waiting { until: Instant::now() } }
+    pub fn new(name: Name, place: &Place) -> Result<Self> {
+        let cgroup = place.cgroup.child(&name.cgroup())?;
+        let output = Output::new(&place.dir, name)?;
+        Ok(Self { name, cgroup, output, failures: 0, state: State::Waiting { until: Instant::now() } })
     }
 
     /// Takes over the process that an earlier sticky left in the worker's cgroup; false when there is none.
@@ -87,13 +135,14 @@ impl Worker {
             command.arg("--listen").arg(target.to_string());
         }
         command.arg("--").args(&plan.command);
-        command.env("STICKY_WORKER", self.number.to_string()).env("NODE_WORKER_ID", self.number.to_string());
+        let number = self.name.number.to_string();
+        command.env("STICKY_WORKER", &number).env("NODE_WORKER_ID", &number);
         // These are for sticky itself.
-        command.env_remove("NOTIFY_SOCKET").env_remove("STICKY_SEED");
+        command.env_remove("NOTIFY_SOCKET").env_remove("STICKY_SEED").env_remove(inherit::VARIABLE);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         // A process group of its own: Ctrl-C is for sticky, which tells the workers in its own time.
         command.process_group(0);
-        let child = command.spawn().with_context(|| format!("worker {} cannot be started", self.number))?;
+        let child = command.spawn().with_context(|| format!("worker {number} cannot be started"))?;
         let process = sys::watch(pidfd(child.id())?, Interest::READABLE)?;
         self.state = State::Running { process, child: Some(child), since: Instant::now() };
         Ok(())
@@ -141,9 +190,34 @@ impl Worker {
         delay
     }
 
-    /// Lets it rest for good, once its process ended.
+    /// Lets it rest, once its process ended.
     pub fn stop(&mut self) {
         self.state = State::Stopped;
+    }
+
+    /// Has it started again, if it rests.
+    pub fn resume(&mut self) {
+        if matches!(self.state, State::Stopped) {
+            self.state = State::Waiting { until: Instant::now() };
+        }
+    }
+
+    /// How its main process ended; `None` while it runs. Does not wait.
+    pub fn exit(&mut self) -> Option<Option<ExitStatus>> {
+        let State::Running { process, child, .. } = &mut self.state else { return Some(None) };
+        if let Some(child) = child {
+            return child.try_wait().map_or(Some(None), |status| status.map(Some));
+        }
+        let mut watched = [PollFd::new(process.get_ref(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        (poll(&mut watched, Some(&now)).is_ok_and(|ready| ready > 0)).then_some(None)
+    }
+
+    /// Removes what was made for it, once its processes are gone.
+    pub fn remove(self) {
+        let _ = self.cgroup.remove();
+        // What somebody else holds open must not hold us up.
+        std::thread::spawn(move || self.output.finish());
     }
 
     /// Whether its process is alive.
@@ -164,4 +238,21 @@ pub fn describe(status: Option<ExitStatus>) -> String {
 fn pidfd(pid: u32) -> Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process number")?;
     Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    #[test]
+    fn names_of_cgroups_lead_back_to_workers() {
+        for (name, cgroup) in [((1, 1), "worker-1"), ((12, 1), "worker-12"), ((3, 2), "worker-3-2")] {
+            let name = Name { number: name.0, generation: name.1 };
+            assert_eq!(name.cgroup(), cgroup);
+            assert_eq!(Name::of_cgroup(cgroup), Some(name));
+        }
+        for wrong in ["", "worker-", "worker-0", "worker-1-0", "worker-1-2-3", "worker-x", "other-1"] {
+            assert_eq!(Name::of_cgroup(wrong), None, "{wrong}");
+        }
+    }
 }
