@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::client::{hear, loopback};
-use crate::harness::process::{Process, outcome, pids, pool, run_sticky, start_sticky, sticky, sticky_ok};
+use crate::harness::process::{Process, by_client, pids, pool, run_sticky, start_sticky, sticky, sticky_ok};
 use crate::harness::{app, eventually, net};
 
 /// How long a repair may take.
@@ -220,7 +220,7 @@ fn removed_files_come_back() {
     let second = start_sticky(&["attach", "3000"]);
     second.wait_for("is adopted: 4 workers");
     assert_eq!(meet(), before);
-    assert_eq!(outcome(&pool("3000"), "table"), 96);
+    assert_eq!(by_client(&pool("3000")), 96);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_removed_directory_comes_back() {
     assert_eq!(repaired("pinned"), 1);
     assert_eq!(meet(), before);
     let pool = pool("3000");
-    assert_eq!(outcome(&pool, "table"), 96);
+    assert_eq!(by_client(&pool), 96);
     assert_eq!(pool["followed_by"], sticky.pid(), "it is not locked again");
     let refused = run_sticky(&["detach", "3000"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");

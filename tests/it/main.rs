@@ -15,6 +15,7 @@ mod kernels;
 mod limits;
 mod malformed;
 mod manual;
+mod memory;
 mod proxies;
 mod redirect;
 mod refusals;

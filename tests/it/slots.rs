@@ -128,12 +128,12 @@ fn changes(way: Way, options: &[&str]) {
     assert_eq!((moved["gone"].as_u64(), moved["drained"].as_u64()), (Some(0), Some(0)));
 }
 
-/// The slots that served a client in visits that began then; the workers did not change.
+/// The slots that served a client in visits from then to then; the workers did not change.
 #[track_caller]
 fn slots_between(visits: &[Visit], from: Instant, to: Option<Instant>, client: &IpAddr) -> HashSet<usize> {
     let pids = pids(&pool("3000"));
     let wanted = visits.iter().filter(|visit| {
-        visit.client == *client && visit.began >= from && to.is_none_or(|to| visit.began < to)
+        visit.client == *client && visit.began >= from && to.is_none_or(|to| visit.ended < to)
     });
     wanted
         .map(|visit| {

@@ -1,14 +1,16 @@
 //! `sticky scale`, and a run that adopts more workers than it is to have.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
 
 use super::{Version, all_answered, askers, cgroups, done, fails, gone, live, name, to};
 use crate::faults::more;
-use crate::harness::load::{load, under_load};
-use crate::harness::process::pool;
+use crate::harness::client::loopback;
+use crate::harness::load::{Asker, Visit, load, under_load};
+use crate::harness::process::{pids, pool};
 use crate::harness::{eventually, net};
 
 #[test]
@@ -22,6 +24,9 @@ fn up_and_down_under_load() {
         let told = done(&["scale", "4"]);
         assert!(told.contains("worker 3 serves\nworker 4 serves\nthe run was scaled from 2 to 4"), "{told}");
         let four = live();
+        let news = load(to(), newcomers(), |round| round < 2);
+        let met: HashSet<_> = all_answered(&news).into_values().flatten().collect();
+        assert_eq!(met, ["1", "2", "3", "4"].map(String::from).into(), "who had clients?");
         more(visits, 400);
         let told = done(&["scale", "2", "--name", &name]);
         assert!(told.contains("worker 3 gets no new clients\nworker 4 gets no new clients\n"), "{told}");
@@ -30,7 +35,7 @@ fn up_and_down_under_load() {
         four
     });
     let met: HashSet<_> = all_answered(&visits).into_values().flatten().collect();
-    assert_eq!(met, ["1", "2", "3", "4"].map(String::from).into(), "who had clients?");
+    assert_eq!(met, ["1", "2"].map(String::from).into(), "known clients moved");
     assert_eq!((four.len(), &four[..2]), (4, &two[..]));
     assert_eq!(live(), two, "workers that stayed were not left alone");
     gone(&four[2..]);
@@ -41,6 +46,54 @@ fn up_and_down_under_load() {
     let now: HashSet<_> = all_answered(&now).into_values().flatten().collect();
     assert_eq!(now, ["1", "2"].map(String::from).into());
     assert_eq!(sticky.lines().iter().filter(|line| line.contains("starting it again")).count(), 0);
+}
+
+/// Clients that nobody knows.
+fn newcomers() -> Vec<Asker> {
+    (101..=164).map(|n| Asker::each(loopback(n))).collect()
+}
+
+/// The slot of each client, which is asked for once more.
+#[track_caller]
+fn slots_of(clients: Vec<IpAddr>) -> HashMap<IpAddr, usize> {
+    let visits = load(to(), clients.into_iter().map(Asker::each).collect(), |round| round < 1);
+    let pids = pids(&pool("3000"));
+    let slot = |visit: &Visit| {
+        let pid = visit.pid().unwrap_or_else(|error| panic!("{}: {error}", visit.client));
+        pids.iter().position(|there| *there == Some(pid)).expect("a worker's PID")
+    };
+    visits.iter().map(|visit| (visit.client, slot(visit))).collect()
+}
+
+#[test]
+fn ten_thousand_known_clients_stay() {
+    const KNOWN: usize = 10_000;
+    let _net = net::isolate();
+    let (version, name) = (Version::new("1"), name("scale-known"));
+    let _sticky = version.run(&["-w", "4", "--name", &name, "--drain", "1s"]);
+    let known = || (1..=KNOWN).map(loopback).collect();
+    let homes = slots_of(known());
+    let ((there, after), visits) = under_load(to(), askers(), |visits| {
+        let scaled = done(&["scale", "8", "--name", &name]);
+        assert!(scaled.contains("the run was scaled from 4 to 8"), "{scaled}");
+        assert_eq!(slots_of(known()), homes, "known clients moved on the way up");
+        let there = slots_of((KNOWN + 1..=KNOWN + 2000).map(loopback).collect());
+        let dry = done(&["scale", "4", "--name", &name, "--dry-run"]);
+        let leaving = there.values().filter(|slot| **slot > 3).count();
+        assert!(leaving > 500, "the new workers have {leaving} of 2000 new clients");
+        assert!(dry.contains(&format!("{leaving} known clients would move, and no others")), "{dry}");
+        more(visits, 100);
+        done(&["scale", "4", "--name", &name]);
+        more(visits, 100);
+        (there, slots_of((1..=KNOWN + 2000).map(loopback).collect()))
+    });
+    all_answered(&visits);
+    for (client, slot) in homes.iter().chain(&there).filter(|(_, slot)| **slot < 4) {
+        assert_eq!(after[client], *slot, "{client} moved on the way down");
+    }
+    let moved = there.values().filter(|slot| **slot > 3).count() as u64;
+    assert_eq!(pool("3000")["memory"]["moved"]["gone"], 0, "counted by slots that there are");
+    assert!(after.values().all(|slot| *slot < 4) && moved > 0);
 }
 
 #[test]

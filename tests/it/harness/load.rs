@@ -89,6 +89,7 @@ impl Answer {
 pub struct Visit {
     pub client: IpAddr,
     pub began: Instant,
+    pub ended: Instant,
     pub answer: Result<Answer, String>,
 }
 
@@ -143,7 +144,7 @@ fn ask_all(askers: &mut [Asker], to: SocketAddr) -> Vec<Visit> {
             asker.wire = None;
             format!("{error} ({:?})", error.kind())
         });
-        Visit { client: asker.client, began, answer }
+        Visit { client: asker.client, began, ended: Instant::now(), answer }
     });
     answers.collect()
 }
