@@ -101,17 +101,17 @@ fn nothing_is_forgotten_when_sticky_dies() {
 fn sessions_move_to_another_pool() {
     let _net = net::isolate();
     let there = workers(4);
-    let _sticky = attach(&[], "is steered: 4 workers");
-    let homes = meet(1..=CLIENTS);
+    let sticky = attach(&[], "is steered: 4 workers");
+    meet(1..=CLIENTS);
     let export = sticky_ok(&["sessions", "export"]);
     assert_eq!(export.lines().count(), 1 + CLIENTS);
-    drop((_sticky, there));
+    drop((sticky, there));
     sticky_ok(&["detach", "3000"]);
 
-    let there = workers(4);
+    let _there = workers(4);
     let _sticky = attach(&["--seed", "000102030405060708090a0b0c0d0e0f"], "is steered: 4 workers");
     let import = |text: &str| {
-        let mut command = sticky();
+        let mut command = crate::harness::process::sticky();
         command.args(["sessions", "import", "-"]);
         let mut child = command
             .stdin(Stdio::piped())
@@ -145,21 +145,19 @@ fn sessions_move_to_another_pool() {
     assert_eq!(pool("3000")["memory"]["known"], 0, "half a file was imported");
     let (code, said) = import(&export);
     assert_eq!((code, said.contains("64 clients are known now")), (Some(0), true), "{said}");
-    let slots = |there: &[Process], homes: &HashMap<IpAddr, u64>| -> HashMap<IpAddr, usize> {
-        let at =
-            |pid: u64| there.iter().position(|process| u64::from(process.pid()) == pid).expect("a worker");
-        homes.iter().map(|(client, pid)| (*client, at(*pid))).collect()
-    };
-    // Slots are given in the order of sockets, as workers were started.
-    let old: Vec<u64> = {
-        let mut pids: Vec<_> = homes.values().copied().collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    };
-    let new = slots(&there, &meet(1..=CLIENTS));
-    for (client, pid) in &homes {
-        assert_eq!(old.iter().position(|other| other == pid), Some(new[client]), "{client}");
+    let slots: HashMap<IpAddr, usize> = export
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let session: Value = serde_json::from_str(line).expect("JSON");
+            let client =
+                session["client"].as_str().and_then(|client| client.parse().ok()).expect("an address");
+            (client, session["slot"].as_u64().expect("a slot") as usize)
+        })
+        .collect();
+    let new = pids(&pool("3000"));
+    for (client, pid) in meet(1..=CLIENTS) {
+        assert_eq!(new[slots[&client]], Some(pid), "{client}");
     }
     let (code, said) = import(&export);
     assert_eq!(code, Some(0), "{said}");
