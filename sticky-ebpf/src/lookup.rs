@@ -22,7 +22,11 @@ pub fn draw(hash: u64, attempt: u32) -> u32 {
     ((hash >> 48) as u32 + attempt * 0x9e37) & 0xffff
 }
 
-/// The `attempt`-th candidate for a client of this `hash`: the entry the hash points at, then those behind it.
+/// The `attempt`-th candidate for a client of this `hash`: the entry the hash points at, then others at a distance of the
+/// client's own.
+///
+/// Not the next entries: steps of the slots' walks that are nearly alike make some slots neighbours all over the table,
+/// and one of them would get half of the other's clients.
 #[inline(always)]
 pub fn candidate(table: &Table, hash: u64, attempt: u32) -> Slot {
     table.entries[position(hash, attempt)]
@@ -31,7 +35,8 @@ pub fn candidate(table: &Table, hash: u64, attempt: u32) -> Slot {
 /// Where in the table the `attempt`-th candidate stands.
 #[inline(always)]
 pub fn position(hash: u64, attempt: u32) -> usize {
-    (hash as u32).wrapping_add(attempt) as usize & (TABLE_LEN - 1)
+    let distance = (hash >> 32) as u32 | 1;
+    (hash as u32).wrapping_add(attempt.wrapping_mul(distance)) as usize & (TABLE_LEN - 1)
 }
 
 /// Where a client starts to try slots in turn, once the table's candidates are all gone: among the `slots` in use.
@@ -135,6 +140,26 @@ mod tests {
             let needed = TABLE_LEN / (slots + 1);
             // The paper's figure 12: a few per cent move without need; half the table would by a modulo.
             prop_assert!(moved <= needed + TABLE_LEN / 8, "{moved} moved, {needed} had to");
+        }
+
+        #[test]
+        fn a_slot_that_is_gone_leaves_its_clients_to_all_others_alike(slots in 2..=16usize, k0: u64, k1: u64) {
+            let seed = Seed([k0, k1]);
+            let table = built(slots, seed);
+            let mut heirs = [[0; 16]; 16];
+            let clients = 4000 * slots as u64;
+            for client in 0..clients {
+                let hash = hash(seed, Client::v6([0, client]));
+                let first = candidate(&table, hash, 0);
+                let next = (1..PROBES).map(|attempt| candidate(&table, hash, attempt)).find(|next| *next != first);
+                heirs[usize::from(first)][usize::from(next.unwrap_or(first))] += 1;
+            }
+            for (first, heirs) in heirs.iter().enumerate().take(slots) {
+                let fair = heirs[..slots].iter().sum::<i32>() / (slots as i32 - 1);
+                // Five standard deviations.
+                let near = |heir: &i32| (heir - fair).pow(2) < 25 * fair;
+                prop_assert!((0..slots).filter(|slot| *slot != first).all(|slot| near(&heirs[slot])), "{heirs:?}");
+            }
         }
 
         #[test]
