@@ -80,6 +80,8 @@ struct SlotStatus {
     program: Option<String>,
     /// Connections in the accept queue (UDP: bytes in the receive queue).
     waiting: Option<u32>,
+    /// Connections that are open, while they are counted: with `--place least`.
+    open: Option<u64>,
     /// Connections (UDP: datagrams) steered here.
     connections: u64,
 }
@@ -101,6 +103,7 @@ fn pool_status(
     followed_by: Option<u32>,
 ) -> Result<PoolStatus> {
     let members = group.map_or(&[] as &[Member], |group| &group.members);
+    let counts = pins.counts()?;
     let slots = pins.cookies()?.into_iter().zip(0..).map(|(cookie, slot): (_, Slot)| {
         let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
         let pids: Vec<_> =
@@ -112,6 +115,7 @@ fn pool_status(
             program: pids.first().map(|&pid| group::name(pid)),
             pids,
             waiting: member.map(|member| member.listener.waiting),
+            open: if counts { Some(pins.open_connections(slot)?) } else { None },
             connections: pins.connections(slot)?,
         })
     });
@@ -200,19 +204,20 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
             pool.ipv4_prefix,
             pool.ipv6_prefix,
         )?;
-        writeln!(out, "  SLOT  WORKER  STATE  PID       PROGRAM          WAITING  CONNECTIONS")?;
+        writeln!(out, "  SLOT  WORKER  STATE  PID       PROGRAM          WAITING    OPEN  CONNECTIONS")?;
         for slot in &pool.slots {
             let pid = slot.pids.first().map_or_else(|| "-".into(), u32::to_string);
             let more = if slot.pids.len() > 1 { format!("+{}", slot.pids.len() - 1) } else { String::new() };
             writeln!(
                 out,
-                "  {:<4}  {:<6}  {:<5}  {:<8}  {:<15}  {:>7}  {:>11}",
+                "  {:<4}  {:<6}  {:<5}  {:<8}  {:<15}  {:>7}  {:>6}  {:>11}",
                 slot.slot,
                 slot.worker,
                 slot.state,
                 pid + &more,
                 slot.program.as_deref().unwrap_or("-"),
                 slot.waiting.map_or_else(|| "-".into(), |n| n.to_string()),
+                slot.open.map_or_else(|| "-".into(), |n| n.to_string()),
                 slot.connections,
             )?;
         }

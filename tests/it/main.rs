@@ -13,6 +13,7 @@ mod kernels;
 mod limits;
 mod malformed;
 mod manual;
+mod place;
 mod proxies;
 mod redirect;
 mod refusals;

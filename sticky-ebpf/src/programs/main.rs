@@ -6,11 +6,14 @@
 //! - `bind4` and `bind6` give the sockets of `sticky run`'s workers `SO_REUSEPORT`;
 //! - `peer4` and `peer6` show workers the proxy or its client as the peer of the redirect's connections;
 //! - `listening` tells user space that a socket began or ceased to listen;
+//! - `count` counts the connections that each slot has open, where clients are placed by that;
 //! - `empty` does nothing: the bench's zero point.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bind;
+#[cfg(target_arch = "bpf")]
+mod count;
 #[cfg(target_arch = "bpf")]
 mod listening;
 #[cfg(target_arch = "bpf")]

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage};
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Slot, Source, Standing, TABLE_LEN, Table,
-    VERSION, maps, slot_counter,
+    Config, Counted, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Slot, Source, Standing, TABLE_LEN,
+    Table, VERSION, maps, slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -38,6 +38,7 @@ pub struct Pins {
     pins: LpmTrie<MapData, Client, Pin>,
     standings: Array<MapData, Standing>,
     open: Array<MapData, u64>,
+    counted: SkStorage<MapData, Counted>,
     relayed: HashMap<MapData, Source, Relay>,
     redirected: Array<MapData, u64>,
 }
@@ -73,6 +74,7 @@ impl Pins {
             pins: Map::LpmTrie(open(dir, maps::PINS)?).try_into()?,
             standings: Map::Array(open(dir, maps::STANDINGS)?).try_into()?,
             open: Map::Array(open(dir, maps::OPEN)?).try_into()?,
+            counted: Map::SkStorage(open(dir, maps::COUNTED)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
         })
