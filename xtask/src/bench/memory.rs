@@ -5,8 +5,7 @@ use std::io::{self, Write as _};
 use anyhow::{Result, ensure};
 
 use super::load::Load;
-use super::process::{Pool, Process, example, sticky};
-use super::rates::CONNECT;
+use super::process::{Pool, example, sticky};
 use super::report::{Reach, Report};
 use super::rounds::{Length, Rounds};
 use super::{machine, program, sandbox, status};
@@ -35,13 +34,10 @@ const GOAL: Reach = Reach(f64::NEG_INFINITY, 500.0);
 /// By how much it may grow along a curve.
 const FLAT: Reach = Reach(f64::NEG_INFINITY, 1.3);
 
+/// Clients that the pool was told of.
+const KNOWN: Load = Load::new("drawn", 8, 1000);
 /// Clients of whom hardly any comes twice in a round.
 const NEW: Load = Load::new("connect", 8, 60_000);
-
-/// Another round's number, whose clients have not been there.
-const fn elsewhere(round: usize) -> usize {
-    round + 125
-}
 
 /// Measures and prints the figures, each beside what it is to reach.
 pub fn memory(args: &Args) -> Result<()> {
@@ -63,6 +59,12 @@ fn attach(pool: &Pool, options: &[&str]) -> Result<()> {
     workspace::output(sticky().args(["attach", "--once", &port]).args(options)).map(|_| ())
 }
 
+/// Has the pool know so many clients, those that are drawn.
+fn fill(pool: &Pool, clients: usize) -> Result<()> {
+    let mut fill = example("bench_stats");
+    workspace::output(fill.args(["fill", &pool.port.to_string(), &clients.to_string()])).map(|_| ())
+}
+
 /// The ways in which a client's slot is found.
 fn ways(report: &mut Report, _: &Args, rounds: usize, seconds: f64) -> Result<()> {
     say("measuring the ways to find a slot");
@@ -71,18 +73,20 @@ fn ways(report: &mut Report, _: &Args, rounds: usize, seconds: f64) -> Result<()
     attach(&forgetful, &["--remember", "0"])?;
     attach(&hash, &[])?;
     attach(&least, &["--place", "least"])?;
+    for pool in [&hash, &least] {
+        fill(pool, KNOWN.clients)?;
+    }
     let ways: [(&str, &str, &Pool, &Load, Option<Reach>); 7] = [
-        ("the empty program", "empty", &plain, &CONNECT, None),
-        ("nobody is remembered", "steer", &forgetful, &CONNECT, Some(GOAL)),
-        ("known clients", "steer", &hash, &CONNECT, Some(GOAL)),
+        ("the empty program", "empty", &plain, &KNOWN, None),
+        ("nobody is remembered", "steer", &forgetful, &KNOWN, Some(GOAL)),
+        ("known clients", "steer", &hash, &KNOWN, Some(GOAL)),
         ("new clients", "steer", &hash, &NEW, Some(GOAL)),
-        ("known clients, `--place least`", "steer", &least, &CONNECT, Some(GOAL)),
+        ("known clients, `--place least`", "steer", &least, &KNOWN, Some(GOAL)),
         ("new clients, `--place least`", "steer", &least, &NEW, Some(GOAL)),
-        ("counting: a change of a socket's state", "count", &least, &CONNECT, None),
+        ("counting: a change of a socket's state", "count", &least, &KNOWN, None),
     ];
     let measured = Rounds::measure(rounds, ways.len(), |way, round| {
         let (_, question, pool, load, _) = ways[way];
-        let round = if load.clients == NEW.clients { elsewhere(round) } else { round };
         program::nanoseconds(question, pool, load, round, seconds)
     })?;
     report.say("\nfour workers");
@@ -100,9 +104,7 @@ fn clients(report: &mut Report, args: &Args, rounds: usize, seconds: f64) -> Res
     let pool = Pool::start(7011, 4)?;
     // The kernel forgets clients before a table is quite full.
     attach(&pool, &["--remember-clients", &known.saturating_mul(2).to_string()])?;
-    let mut fill = example("bench_stats");
-    fill.args(["fill", &pool.port.to_string(), &known.to_string()]);
-    workspace::output(&mut fill)?;
+    fill(&pool, known)?;
     let curve = Rounds::measure(rounds, args.clients.len(), |n, round| {
         program::nanoseconds("steer", &pool, &Load::new("drawn", 8, args.clients[n]), round, seconds)
     })?;
@@ -121,11 +123,11 @@ fn slots(report: &mut Report, args: &Args, rounds: usize, seconds: f64) -> Resul
         // Few processes: hundreds would be in each other's way.
         let pool = Pool::of_listeners(port, 2.min(*slots), slots.div_ceil(2))?;
         attach(&pool, &["--place", "least"])?;
+        fill(&pool, KNOWN.clients)?;
         pools.push(pool);
     }
-    for (what, load) in [("known", &CONNECT), ("new", &NEW)] {
+    for (what, load) in [("known", &KNOWN), ("new", &NEW)] {
         let curve = Rounds::measure(rounds, pools.len(), |n, round| {
-            let round = if what == "new" { elsewhere(round) } else { round };
             program::nanoseconds("steer", &pools[n], load, round, seconds)
         })?;
         report.say(&format!("\nso many workers, {what} clients, `--place least`"));
