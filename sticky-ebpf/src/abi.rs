@@ -18,7 +18,7 @@ pub use counters::{
     COUNTERS, Event, Outcome, REDIRECTED, moved_counter, redirect_moved_counter, slot_counter,
 };
 pub use guard::{Observer, Repair, Tampering};
-pub use memory::{Cause, Known, Memory, Mode, Moment, Pin, Place, Standing};
+pub use memory::{Cause, Counted, Known, Memory, Mode, Moment, Pin, Place, Standing};
 pub use proxies::{Gate, Proxies, ProxyProtocol, Sharing};
 
 /// The version of everything in this file.
@@ -69,7 +69,7 @@ pub const MAX_OPENED: usize = 1 << 16;
 
 /// Names of maps and programs: in the object, and as files of the pool's directory.
 pub mod maps {
-    use super::{Client, Config, Known, Pin, Relay, Source, Standing, Table};
+    use super::{Client, Config, Counted, Known, Pin, Relay, Source, Standing, Table};
 
     /// `Array<u32>` of one: [`super::VERSION`].
     pub const VERSION: &str = "VERSION";
@@ -89,6 +89,8 @@ pub mod maps {
     pub const STANDINGS: &str = "STANDINGS";
     /// `Array<u64>` of [`super::MAX_SLOTS`]: connections that are open, while they are counted.
     pub const OPEN: &str = "OPEN";
+    /// Storage of sockets, `i32` → [`Counted`]: what is counted in [`OPEN`].
+    pub const COUNTED: &str = "COUNTED";
     /// `HashMap<Source, Relay>`: the redirect's own connections.
     pub const RELAYED: &str = "RELAYED";
     /// `LruHashMap<Source, Client>`: connections that the gate sent to workers, and their clients.
@@ -104,7 +106,7 @@ pub mod maps {
 
     /// What is pinned: each map's name, and its sizes of a key and a value. What has another size was left by another
     /// version.
-    pub const PINNED: [(&str, usize, usize); 14] = [
+    pub const PINNED: [(&str, usize, usize); 15] = [
         (VERSION, 4, 4),
         (CONFIG, 4, size_of::<Config>()),
         (TABLES, 4, size_of::<Table>()),
@@ -115,6 +117,7 @@ pub mod maps {
         (PINS, 4 + size_of::<Client>(), size_of::<Pin>()),
         (STANDINGS, 4, size_of::<Standing>()),
         (OPEN, 4, 8),
+        (COUNTED, 4, size_of::<Counted>()),
         (RELAYED, size_of::<Source>(), size_of::<Relay>()),
         (GATED, size_of::<Source>(), size_of::<Client>()),
         (REDIRECTED, 4, 8),
@@ -136,8 +139,7 @@ pub mod maps {
 pub struct Config {
     /// Slots in use, dead ones included: those below this number.
     pub slots: u32,
-    /// The number of the current lookup table, of all there ever were: the last bit says which of the two it is. Writing
-    /// this word swaps the tables.
+    /// Which of the two lookup tables is current: 0 or 1. Writing this word swaps the tables.
     pub table: u32,
     /// The key of the hash.
     pub seed: Seed,

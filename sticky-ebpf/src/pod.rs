@@ -1,7 +1,7 @@
 //! Leave for aya to copy the shared types to and from the kernel as bytes.
 #![expect(unsafe_code, reason = "implementing `aya::Pod` is unsafe")]
 
-use crate::abi::{Config, ConfigOf3, Known, Observer, Pin, Relay, Source, Standing, Table};
+use crate::abi::{Config, ConfigOf3, Counted, Known, Observer, Pin, Relay, Source, Standing, Table};
 use crate::client::Client;
 
 // SAFETY: `repr(C)`, `Copy`, and made of integers without padding (asserted in `abi`), so every bit pattern is a value.
@@ -24,3 +24,5 @@ unsafe impl aya::Pod for Known {}
 unsafe impl aya::Pod for Pin {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Standing {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Counted {}

@@ -99,6 +99,8 @@ pub enum Need {
     EndSockets,
     /// Fetching a socket from a process of another user.
     Fetch,
+    /// Counting connections on a tracepoint.
+    Count,
     /// Being spared the verifier's defence against Spectre, which before Linux 6.17 takes no loops.
     Verify,
 }
@@ -119,6 +121,11 @@ impl Need {
             Self::EndSockets => {
                 (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to end connections in TIME_WAIT")
             }
+            Self::Count => (
+                CapabilitySet::PERFMON,
+                "CAP_PERFMON",
+                "to count connections, by which `--place least` places clients",
+            ),
             Self::Verify => (
                 CapabilitySet::PERFMON,
                 "CAP_PERFMON",

@@ -27,6 +27,7 @@ use crate::kernel;
 use crate::redirect;
 use crate::refusal::Refusal;
 
+mod counting;
 mod doors;
 mod guard;
 pub mod id;
@@ -124,6 +125,14 @@ impl Pool {
             let hint = "leave `--trust` out: a datagram has no header that names another client";
             return Err(Refusal::new(format!("{id} is a UDP pool; it has no trusted proxies"), hint).into());
         }
+        if steering.place == Some(Place::Least) && id.protocol == id::Protocol::Udp {
+            let hint = "leave `--place least` out";
+            return Err(Refusal::new(
+                format!("{id} is a UDP pool; a datagram is no connection to count"),
+                hint,
+            )
+            .into());
+        }
         kernel::ensure_bpffs()?;
         let dir = kernel::pools_dir().join(id.dir_name());
         fs::create_dir_all(&dir).with_context(|| format!("`{}` cannot be created", dir.display()))?;
@@ -180,15 +189,24 @@ impl Pool {
         let socket = socket.as_fd();
         self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
         self.grow(usize::from(slot) + 1)?;
-        self.take_over(socket)
+        self.take_over(slot, socket)
     }
 
-    /// Makes our program, and no other or older one, steer the group of `socket`, and sets the socket's options.
-    pub fn take_over(&mut self, socket: impl AsFd) -> Result<()> {
+    /// Makes our program, and no other or older one, steer the group of `socket`, which is in `slot`; and sets what it
+    /// has of its own.
+    pub fn take_over(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
         let socket = socket.as_fd();
         if self.steering.defer_accept && self.id.protocol == id::Protocol::Tcp {
             crate::sys::set_tcp_defer_accept(socket, 1).context("TCP_DEFER_ACCEPT cannot be set")?;
         }
+        if self.pins.counts()? {
+            self.pins.count_at(slot, socket)?;
+        }
+        self.attach(socket)
+    }
+
+    /// Makes our program, and no other or older one, steer the group of `socket`.
+    pub fn attach(&mut self, socket: impl AsFd) -> Result<()> {
         Ok(steer(&mut self.program, &self.steering)?.attach(socket)?)
     }
 

@@ -238,7 +238,7 @@ pub fn countdown(standing: &Standing) -> Option<Duration> {
 pub fn begin_anew(pins: &mut Pins, slot: Slot) -> Result<()> {
     let standing = pins.standing(slot)?;
     if usize::from(slot) < MAX_SLOTS && standing.mode() == Mode::Draining {
-        pins.set_standings([slot], |standing| standing.ready(clock::now(), 0))?;
+        pins.set_standings([slot].into_iter(), |standing| standing.ready(clock::now(), 0))?;
     }
     Ok(())
 }

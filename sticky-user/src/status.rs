@@ -121,6 +121,8 @@ struct SlotStatus {
     program: Option<String>,
     /// Connections in the accept queue (UDP: bytes in the receive queue).
     waiting: Option<u32>,
+    /// Connections that are open, while they are counted: with `--place least`.
+    open: Option<u64>,
     /// Connections (UDP: datagrams) steered here.
     connections: u64,
 }
@@ -144,6 +146,7 @@ fn pool_status(
     let members = group.map_or(&[] as &[Member], |group| &group.members);
     let clients = Clients::now(pins)?;
     let known = clients.kept_by_slot();
+    let counts = pins.counts()?;
     let slots = pins.cookies()?.into_iter().zip(0..).map(|(cookie, slot): (_, Slot)| {
         let member = members.iter().find(|member| Some(member.listener.cookie) == cookie);
         let pids: Vec<_> =
@@ -160,6 +163,7 @@ fn pool_status(
             program: pids.first().map(|&pid| group::name(pid)),
             pids,
             waiting: member.map(|member| member.listener.waiting),
+            open: if counts { Some(pins.open_connections(slot)?) } else { None },
             connections: pins.connections(slot)?,
         })
     });
@@ -272,19 +276,23 @@ pub fn text(pools: &[PoolStatus]) -> Result<String> {
             pool.ipv4_prefix,
             pool.ipv6_prefix,
         )?;
-        writeln!(out, "  SLOT  WORKER  STATE        PID       PROGRAM        WAITING  CONNECTIONS  CLIENTS")?;
+        writeln!(
+            out,
+            "  SLOT  WORKER  STATE        PID       PROGRAM        WAITING    OPEN  CONNECTIONS  CLIENTS"
+        )?;
         for slot in &pool.slots {
             let pid = slot.pids.first().map_or_else(|| "-".into(), u32::to_string);
             let more = if slot.pids.len() > 1 { format!("+{}", slot.pids.len() - 1) } else { String::new() };
             writeln!(
                 out,
-                "  {:<4}  {:<6}  {:<11}  {:<8}  {:<13}  {:>7}  {:>11}  {:>7}",
+                "  {:<4}  {:<6}  {:<11}  {:<8}  {:<13}  {:>7}  {:>6}  {:>11}  {:>7}",
                 slot.slot,
                 slot.worker,
                 if slot.state == "live" { slot.mode } else { slot.state },
                 pid + &more,
                 slot.program.as_deref().unwrap_or("-"),
                 slot.waiting.map_or_else(|| "-".into(), |n| n.to_string()),
+                slot.open.map_or_else(|| "-".into(), |n| n.to_string()),
                 slot.connections,
                 slot.known,
             )?;

@@ -16,6 +16,7 @@ mod limits;
 mod malformed;
 mod manual;
 mod memory;
+mod place;
 mod proxies;
 mod redirect;
 mod refusals;

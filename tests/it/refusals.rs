@@ -7,7 +7,7 @@ use crate::harness::{app, net};
 
 /// The refusal of `sticky` with these arguments, run through `wrapper` if there is one.
 #[track_caller]
-fn refused(wrapper: &[&str], arguments: &[&str], what: &[&str], hint: &str) {
+pub(crate) fn refused(wrapper: &[&str], arguments: &[&str], what: &[&str], hint: &str) {
     let sticky = env!("CARGO_BIN_EXE_sticky");
     let output = match wrapper.split_first() {
         Some((program, rest)) => {

@@ -11,12 +11,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use aya::programs::{Program, ProgramError};
-use aya::{EbpfLoader, VerifierLogLevel};
+use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How much is shown of the way on which the verifier found a fault.
 const LINES_OF_FAULT: usize = 40;
+
+/// The one that sticky has programs for.
+const TRACEPOINT: &str = "inet_sock_set_state";
 
 /// What the verifier said of a program.
 struct Verdict {
@@ -63,14 +66,15 @@ fn perform() -> Result<ExitCode> {
 fn judge(object: &[u8], level: VerifierLogLevel) -> Result<Vec<Verdict>> {
     let loaded = EbpfLoader::new().verifier_log_level(level).load(object);
     let mut loaded = loaded.map_err(|error| anyhow!("no maps: {}", Error::from(error).root_cause()))?;
+    let kernel = Btf::from_sys_fs().context("the kernel does not describe its own types")?;
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit })?;
-    let verdicts = loaded.programs_mut().map(|(name, program)| verdict(name, program)).collect();
+    let verdicts = loaded.programs_mut().map(|(name, program)| verdict(name, program, &kernel)).collect();
     setrlimit(Resource::Nofile, limit)?;
     verdicts
 }
 
-fn verdict(name: &str, program: &mut Program) -> Result<Verdict> {
+fn verdict(name: &str, program: &mut Program, kernel: &Btf) -> Result<Verdict> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "types that sticky has no program of")]
     let result = match program {
         Program::SkReuseport(program) => program.load(),
@@ -79,6 +83,7 @@ fn verdict(name: &str, program: &mut Program) -> Result<Verdict> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
+        Program::BtfTracePoint(program) => program.load(TRACEPOINT, kernel),
         other => {
             bail!("`{name}` is a program of type {:?}: have it loaded in `{}`", other.prog_type(), file!())
         }

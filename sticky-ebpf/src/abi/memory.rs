@@ -148,6 +148,23 @@ impl Memory {
     }
 }
 
+/// What a socket carries while connections are counted: that of a slot's listener is copied to its connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The slot.
+    pub slot: u32,
+    /// Whether this socket is one of the slot's open connections: 1, and 0 if not.
+    pub open: u32,
+}
+
+impl Counted {
+    /// For the listener of `slot`.
+    pub const fn listener(slot: Slot) -> Self {
+        Self { slot: slot as u32, open: 0 }
+    }
+}
+
 /// What an operator wants of a slot.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,5 +307,6 @@ const _: () = {
     assert!(size_of::<Known>() == 8 && align_of::<Known>() == 8 && offset_of!(Known, seen) == 4);
     assert!(size_of::<Pin>() == 8 && offset_of!(Pin, until) == 4);
     assert!(size_of::<Memory>() == 8);
+    assert!(size_of::<Counted>() == 8 && offset_of!(Counted, open) == 4);
     assert!(size_of::<Standing>() == 20 && offset_of!(Standing, since) == 8);
 };

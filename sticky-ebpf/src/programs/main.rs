@@ -7,11 +7,14 @@
 //! - `peer4` and `peer6` show workers the proxy or its client as the peer of the redirect's connections;
 //! - `listening` tells user space that a socket began or ceased to listen;
 //! - `guard` tells it that somebody changes the program of a reuseport group;
+//! - `count` counts the connections that each slot has open, where clients are placed by that;
 //! - `empty` does nothing: the bench's zero point.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bind;
+#[cfg(target_arch = "bpf")]
+mod count;
 #[cfg(target_arch = "bpf")]
 mod guard;
 #[cfg(target_arch = "bpf")]

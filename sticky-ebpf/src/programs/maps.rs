@@ -7,7 +7,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY};
 use aya_ebpf::helpers::bpf_sk_select_reuseport;
-use aya_ebpf::macros::map;
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::SkReuseportContext;
 use sticky_ebpf::abi::{
@@ -17,6 +17,7 @@ use sticky_ebpf::abi::{
 use sticky_ebpf::client::Client;
 use sticky_ebpf::{head, proxy_protocol};
 
+use crate::count::Storage;
 use crate::opened::Opened;
 use crate::reader::Window;
 
@@ -39,6 +40,8 @@ pub(crate) static PINS: LpmTrie<Client, Pin> = LpmTrie::with_max_entries(MAX_PIN
 pub(crate) static STANDINGS: Array<Standing> = Array::with_max_entries(MAX_SLOTS as u32, 0);
 #[map]
 pub(crate) static OPEN: Array<u64> = Array::with_max_entries(MAX_SLOTS as u32, 0);
+#[btf_map]
+pub(crate) static COUNTED: Storage = Storage::new();
 #[map]
 pub(crate) static RELAYED: HashMap<Source, Relay> =
     HashMap::with_max_entries(MAX_RELAYED as u32, BPF_F_NO_PREALLOC);

@@ -75,7 +75,7 @@ impl Pool {
         // Once more soon: a process that was stopped in the middle does it later than that.
         let wait = if guard.culprit.is_some() { PAUSE } else { UNTOLD };
         (guard.last, guard.due) = (Some(now), Some(now + wait));
-        self.take_over(socket).context("the program cannot be attached again")?;
+        self.attach(socket).context("the program cannot be attached again")?;
         if let Some(culprit) = self.guard.culprit.take() {
             self.guard.repairs.say(format_args!("{}: {culprit}; attached again", self.id));
             self.pins.count_repair(Repair::Attached)?;

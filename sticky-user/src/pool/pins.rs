@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage};
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use sticky_ebpf::abi::{
-    Config, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Repair, Slot, Source, Standing, TABLE_LEN,
-    Table, VERSION, maps, slot_counter,
+    Config, Counted, Event, MAX_SLOTS, MAX_TRUSTED, Outcome, Pin, Relay, Repair, Slot, Source, Standing,
+    TABLE_LEN, Table, VERSION, maps, slot_counter,
 };
 use sticky_ebpf::client::Client;
 use sticky_ebpf::hash::Seed;
@@ -38,6 +38,7 @@ pub struct Pins {
     pins: LpmTrie<MapData, Client, Pin>,
     standings: Array<MapData, Standing>,
     open: Array<MapData, u64>,
+    counted: SkStorage<MapData, Counted>,
     relayed: HashMap<MapData, Source, Relay>,
     redirected: Array<MapData, u64>,
     repaired: Array<MapData, u64>,
@@ -74,6 +75,7 @@ impl Pins {
             pins: Map::LpmTrie(open(dir, maps::PINS)?).try_into()?,
             standings: Map::Array(open(dir, maps::STANDINGS)?).try_into()?,
             open: Map::Array(open(dir, maps::OPEN)?).try_into()?,
+            counted: Map::SkStorage(open(dir, maps::COUNTED)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
             repaired: Map::Array(open(dir, maps::REPAIRED)?).try_into()?,
@@ -98,36 +100,22 @@ impl Pins {
     }
 
     /// Changes the configuration, and nobody else does meanwhile; what it is then.
+    ///
+    /// A new lookup table is built where no program looks, and the configuration then points there.
     pub fn amend(&mut self, change: impl FnOnce(Config) -> Config) -> Result<Config> {
-        self.alone(|pins| {
-            let old = pins.config()?;
-            let new = change(old);
-            pins.replace(&old, new, (new.slots, new.seed) != (old.slots, old.seed))
-        })
-    }
-
-    /// Does `work` while nobody else changes the pool.
-    fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         flock(&self.changing, FlockOperation::LockExclusive)?;
-        let done = work(self);
+        let amended = self.config().and_then(|old| self.replace(&old, change(old)));
         flock(&self.changing, FlockOperation::Unlock)?;
-        done
+        amended
     }
 
-    /// Puts a configuration in force, and a new lookup table if that is to be another: it is built where no program looks,
-    /// and the configuration then points there.
-    fn replace(&mut self, old: &Config, new: Config, rebuild: bool) -> Result<Config> {
-        let new = Config { table: old.table.wrapping_add(u32::from(rebuild)), ..new };
-        if rebuild {
-            let mut closed = [false; MAX_SLOTS];
-            for (slot, closed) in (0..new.slots as Slot).zip(&mut closed) {
-                *closed = !self.standing(slot)?.is_ready();
-            }
+    fn replace(&mut self, old: &Config, new: Config) -> Result<Config> {
+        let mut new = Config { table: old.table & 1, ..new };
+        if (new.slots, new.seed) != (old.slots, old.seed) {
+            new.table ^= 1;
             let mut table = Table { entries: [0; TABLE_LEN] };
-            lookup::build(&mut table, new.slots as usize, new.seed, |slot| {
-                closed.get(usize::from(slot)).is_some_and(|closed| *closed)
-            });
-            self.tables.set(new.table & 1, table, 0)?;
+            lookup::build(&mut table, new.slots as usize, new.seed);
+            self.tables.set(new.table, table, 0)?;
         }
         if new != *old {
             self.config.set(0, new, 0)?;

@@ -69,7 +69,7 @@ impl Slots {
                 {
                     // Placed by an earlier sticky, whose program ours replaces.
                     match member.fetch() {
-                        Ok(socket) => pool.take_over(socket)?,
+                        Ok(socket) => pool.take_over(slot as Slot, socket)?,
                         Err(error) if group::is_gone(&error) => continue,
                         Err(error) => return Err(error),
                     }

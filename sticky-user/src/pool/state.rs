@@ -17,6 +17,7 @@ use sticky_ebpf::abi::{
 use sticky_ebpf::client::{Client, Masks};
 
 use super::Steering;
+use super::counting;
 use super::pins::{self, Pins, memory};
 use crate::clock;
 use crate::kernel;
@@ -57,6 +58,13 @@ impl State {
             )
             .into());
         }
+        let counts = new.memory.place() == Place::Least;
+        if counts {
+            counting::require()?;
+        }
+        if counts != counting::is_on(dir) || version != VERSION {
+            counting::end(dir)?;
+        }
 
         pins::make_lock(dir)?;
         let room = room(dir, steering, &new)?;
@@ -77,6 +85,9 @@ impl State {
             replace(dir, name, &mut program, &new)?;
         }
         let mut pins = Pins::open_unchecked(dir)?;
+        if counts {
+            counting::begin(&mut program, dir)?;
+        }
         if old.is_some_and(|old| old.masks != new.masks) {
             say("clients are told apart in another way, so those that are known are forgotten");
             for (client, _) in pins.clients()? {

@@ -52,7 +52,7 @@ impl FromStr for ReadyHttp {
 /// those of a redirect.
 pub fn dial(pool: &mut Pool, member: &Member) -> Result<TcpStream> {
     let listener = member.fetch()?;
-    pool.take_over(&listener)?;
+    pool.attach(&listener)?;
     let proxies = pool.pins.config()?.proxies;
     if !proxies.trusting() {
         // The flag without which the program spares itself the look at where a connection comes from.

@@ -1,10 +1,14 @@
 //! What is remembered of clients and said of slots: the affinity table, pins, and how slots stand.
 
+use std::os::fd::{AsFd, AsRawFd as _};
+
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{IterableMap as _, MapData, MapError};
 use ipnet::IpNet;
-use sticky_ebpf::abi::{Cause, Known, MAX_PINS, Pin, Slot, Standing, moved_counter, redirect_moved_counter};
+use sticky_ebpf::abi::{
+    Cause, Counted, Known, MAX_PINS, Pin, Place, Slot, Standing, moved_counter, redirect_moved_counter,
+};
 use sticky_ebpf::client::Client;
 
 use super::{Pins, key, prefix};
@@ -119,23 +123,29 @@ impl Pins {
     /// Changes how slots stand.
     pub fn set_standings(
         &mut self,
-        slots: impl IntoIterator<Item = Slot>,
+        mut slots: impl Iterator<Item = Slot>,
         change: impl Fn(Standing) -> Standing,
     ) -> Result<()> {
-        self.alone(|pins| {
-            for slot in slots {
-                let standing = change(pins.standing(slot)?);
-                pins.standings.set(u32::from(slot), standing, 0)?;
-            }
-            let config = pins.config()?;
-            pins.replace(&config, config, true)?;
-            Ok(())
+        slots.try_for_each(|slot| {
+            let standing = change(self.standing(slot)?);
+            Ok(self.standings.set(u32::from(slot), standing, 0)?)
         })
     }
 
-    /// Connections that a slot has open, while they are counted.
+    /// Connections that a slot has open, of those that came since they are counted.
     pub fn open_connections(&self, slot: Slot) -> Result<u64> {
         Ok(self.open.get(&u32::from(slot), 0)?)
+    }
+
+    /// Whether connections are counted.
+    pub fn counts(&self) -> Result<bool> {
+        Ok(self.config()?.memory.place() == Place::Least)
+    }
+
+    /// Has the connections that come to a listening socket counted as those of a slot.
+    pub fn count_at(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
+        let counted = self.counted.insert(&socket.as_fd().as_raw_fd(), Counted::listener(slot), 0);
+        counted.context("connections of a worker's socket cannot be counted")
     }
 
     /// Known clients that moved away from a slot since the pool was created.
