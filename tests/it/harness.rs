@@ -26,7 +26,7 @@ pub fn app(name: &str) -> String {
 ///
 /// For states that nobody announces. Where there is an event, wait for the event.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &(impl std::fmt::Display + ?Sized), mut ready: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(answer) = ready() {

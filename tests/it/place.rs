@@ -3,7 +3,9 @@
 mod balance;
 mod refused;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -81,11 +83,12 @@ fn counted(held: &[Held]) {
     held.iter().for_each(|held| *expected.entry(held.pid).or_default() += 1);
     let expected: Vec<_> =
         pids.iter().map(|pid| pid.and_then(|pid| expected.get(&pid)).copied().unwrap_or(0)).collect();
-    let mut last = Vec::new();
+    let last = RefCell::new(Vec::new());
+    let what = fmt::from_fn(|f| write!(f, "{expected:?} open; there are {:?}", last.borrow()));
     for _ in 0..2 {
-        eventually(&format!("{expected:?} open, but {last:?}"), || {
-            last = open();
-            (last == expected).then_some(())
+        eventually(&what, || {
+            last.replace(open());
+            (*last.borrow() == expected).then_some(())
         });
         // And it stays like this.
         std::thread::sleep(Duration::from_millis(20));
