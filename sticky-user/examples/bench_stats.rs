@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -9,12 +10,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
-use aya::programs::{ProgramInfo, SkReuseport};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{ProgramInfo, SkReuseport, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use clap::Parser;
+use sticky::clock;
 use sticky::group::{self, Target};
 use sticky::kernel;
 use sticky::pool::{self, pins::Pins};
+use sticky_ebpf::abi::{Known, Slot};
+use sticky_ebpf::client::Client;
 
 /// How long a new socket may take to get its slot.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,6 +36,18 @@ enum Question {
     Empty {
         /// The group
         target: Target,
+    },
+    /// The same of the program that counts its connections
+    Count {
+        /// The pool
+        target: Target,
+    },
+    /// Have the pool know the clients at 10.1.0.1 and the addresses that follow
+    Fill {
+        /// The pool
+        target: Target,
+        /// How many clients
+        clients: u32,
     },
     /// Microseconds from a worker's `listen` to its socket in a slot, for each of some workers started one by one
     Join {
@@ -50,6 +67,12 @@ fn main() -> Result<()> {
             meter(|| Ok(ProgramInfo::from_pin(&pin)?))
         }
         Question::Empty { target } => empty(&target),
+        Question::Count { target } => {
+            let link = FdLink::from(PinnedLink::from_pin(the_pool(&target)?.0.join("count"))?);
+            let id = link.info()?.program_id();
+            meter(|| loaded_programs().flatten().find(|info| info.id() == id).context("the program is gone"))
+        }
+        Question::Fill { target, clients } => fill(&mut the_pool(&target)?.1, clients),
         Question::Join { target, worker, times } => {
             let (_, pins) = the_pool(&target)?;
             (0..times).try_for_each(|n| {
@@ -87,6 +110,16 @@ fn empty(target: &Target) -> Result<()> {
     let metered = meter(|| Ok(program.info()?));
     pool::detach(&socket)?;
     metered
+}
+
+fn fill(pins: &mut Pins, clients: u32) -> Result<()> {
+    let (config, now) = (pins.config()?, clock::now());
+    let first = u32::from(Ipv4Addr::new(10, 1, 0, 1));
+    for n in 0..clients {
+        let client = config.masks.apply(Client::from(IpAddr::from(Ipv4Addr::from(first + n))));
+        pins.remember(client, Known::new((n % config.slots) as Slot, now))?;
+    }
+    Ok(())
 }
 
 /// From the `listen` of a new worker to its slot; the worker is gone again afterwards.

@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use anyhow::Result;
 use clap::Parser;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 const BACKLOG: u32 = 1024;
 
@@ -19,20 +20,33 @@ const BACKLOG: u32 = 1024;
 struct Args {
     /// The port
     port: u16,
+    /// Listening sockets, each a worker to sticky
+    #[arg(long, default_value_t = 1)]
+    listeners: usize,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseport(true)?;
-    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port)))?;
-    let listener = socket.listen(BACKLOG)?;
+    let listeners: Vec<_> = (0..args.listeners).map(|_| listen(args.port)).collect::<io::Result<_>>()?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     writeln!(io::stdout(), "{}", since.as_nanos())?;
 
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{:08}", std::process::id());
     let answer: &'static [u8] = answer.leak().as_bytes();
+    let mut accepting: JoinSet<_> = listeners.into_iter().map(|listener| accept(listener, answer)).collect();
+    accepting.join_next().await.unwrap_or(Ok(Ok(())))??;
+    Ok(())
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, answer: &'static [u8]) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(serve(stream, answer));

@@ -6,6 +6,7 @@ mod gate;
 mod joining;
 mod load;
 mod machine;
+mod memory;
 mod meter;
 mod process;
 mod program;
@@ -29,6 +30,7 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Direct(direct::Args),
+    Memory(memory::Args),
     Proxied(proxied::Args),
     Gate(gate::Args),
 }
@@ -37,6 +39,7 @@ enum What {
 pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
         What::Direct(args) => direct::direct(args),
+        What::Memory(args) => memory::memory(args),
         What::Proxied(args) => proxied::proxied(args),
         What::Gate(args) => gate::gate(args),
     }

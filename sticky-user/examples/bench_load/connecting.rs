@@ -29,24 +29,38 @@ pub fn run(args: &Args) -> Result<Tally> {
 fn requests(args: &Args, number: usize) -> Result<Tally> {
     let end = Instant::now() + args.duration();
     let own: Vec<_> = (number..args.clients.max(number + 1)).step_by(args.at_a_time).collect();
-    let requests: Vec<_> = own.iter().map(|&client| request::of(args, client)).collect();
+    // Who is drawn says the same as all others: a million copies would be in the way.
+    let drawn = args.mode == Mode::Drawn;
+    let said = if drawn { 1 } else { own.len() };
+    let requests: Vec<_> = own.iter().take(said).map(|&client| request::of(args, client)).collect();
     let mut tally = Tally::begin(args.clients.max(number + 1));
-    for (port, which) in PORTS.flat_map(|port| (0..own.len()).map(move |which| (port, which))) {
+    for (count, (port, turn)) in
+        PORTS.flat_map(|port| (0..own.len()).map(move |turn| (port, turn))).enumerate()
+    {
+        let which = if drawn { draw(args.net, count, own.len()) } else { turn };
         let begin = Instant::now();
         if begin >= end {
             break;
         }
         let from = match args.mode {
             Mode::Closing => SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
+            Mode::Drawn => SocketAddrV4::new(args.address(own[which]), 0),
             Mode::Connect | Mode::KeepAlive | Mode::Forwarded => {
                 SocketAddrV4::new(args.address(own[which]), port)
             }
         };
         let mut stream = args.connect(from)?;
-        let worker = ask(&mut stream, &requests[which])?;
+        let worker = ask(&mut stream, &requests[which % said])?;
         tally.answer(own[which], worker, begin.elapsed());
     }
     Ok(tally)
+}
+
+/// Which of so many is the `count`-th that round `round` draws: spread evenly (Weyl's sequence), far apart, and others in
+/// each round.
+fn draw(round: u8, count: usize, of: usize) -> usize {
+    let place = ((u64::from(round) << 24) | count as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((u128::from(place) * of as u128) >> 64) as usize
 }
 
 /// One request, and who answered it.

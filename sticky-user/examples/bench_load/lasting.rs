@@ -31,14 +31,14 @@ pub struct Connection {
 pub fn open(args: &Args) -> Result<Vec<Connection>> {
     let count = match args.mode {
         Mode::Forwarded => args.at_a_time,
-        Mode::KeepAlive | Mode::Connect | Mode::Closing => args.clients,
+        Mode::KeepAlive | Mode::Connect | Mode::Drawn | Mode::Closing => args.clients,
     };
     let requests = requests(args);
     let connection = |number| {
         let client = number % args.clients;
         let address = match args.mode {
             Mode::Forwarded => Ipv4Addr::LOCALHOST,
-            Mode::KeepAlive | Mode::Connect | Mode::Closing => args.address(client),
+            Mode::KeepAlive | Mode::Connect | Mode::Drawn | Mode::Closing => args.address(client),
         };
         let mut stream = args.connect(SocketAddrV4::new(address, 0))?;
         ask(&mut stream, &requests[client])?;

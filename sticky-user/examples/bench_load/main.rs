@@ -44,6 +44,8 @@ struct Args {
 enum Mode {
     /// A connection for each request
     Connect,
+    /// The same, by clients drawn from all of those at 10.1.0.1 and the addresses that follow
+    Drawn,
     /// Each client has a connection, which stays
     KeepAlive,
     /// As a reverse proxy does it: the clients share as many connections as there are requests at a time
@@ -54,7 +56,8 @@ enum Mode {
 
 impl Args {
     fn address(&self, client: usize) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, self.net, 0, 1)) + client as u32)
+        let net = if self.mode == Mode::Drawn { 1 } else { self.net };
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, net, 0, 1)) + client as u32)
     }
 
     fn duration(&self) -> Duration {
@@ -76,7 +79,7 @@ impl Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let tally = match args.mode {
-        Mode::Connect | Mode::Closing => {
+        Mode::Connect | Mode::Drawn | Mode::Closing => {
             await_start()?;
             connecting::run(&args)?
         }

@@ -25,10 +25,10 @@ const COOKIES: &str = "_ga=GA1.1.1481223942.1757318402; theme=dark; session=Zq3m
 pub fn of(args: &Args, client: usize) -> Vec<u8> {
     let forwarded = match args.mode {
         Mode::Forwarded | Mode::Closing => format!("X-Forwarded-For: {}\r\n", args.address(client)),
-        Mode::KeepAlive | Mode::Connect => String::new(),
+        Mode::KeepAlive | Mode::Connect | Mode::Drawn => String::new(),
     };
     let close = match args.mode {
-        Mode::Connect | Mode::Closing => "Connection: close\r\n",
+        Mode::Connect | Mode::Drawn | Mode::Closing => "Connection: close\r\n",
         Mode::KeepAlive | Mode::Forwarded => "",
     };
     let (begin, end) = ("GET / HTTP/1.1\r\nHost: bench\r\n", format!("{forwarded}{close}\r\n"));

@@ -7,7 +7,7 @@ use super::process::{Process, example};
 /// What clients do.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// `connect` for a connection each request, `keep-alive` for one each client, `forwarded` for what a reverse proxy
+    /// `connect` for a connection each request, `drawn` for the same by clients from all over, `keep-alive` for one each client, `forwarded` for what a reverse proxy
     /// does: shared ones, or `closing`: one each request.
     pub mode: &'static str,
     /// Requests at a time.

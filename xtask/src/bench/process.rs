@@ -79,9 +79,16 @@ pub struct Pool {
 impl Pool {
     /// Starts `workers` workers and waits until all listen.
     pub fn start(port: u16, workers: usize) -> Result<Self> {
+        Self::of_listeners(port, workers, 1)
+    }
+
+    /// The same, of processes that have so many listening sockets each.
+    pub fn of_listeners(port: u16, processes: usize, listeners: usize) -> Result<Self> {
         let mut started = Vec::new();
-        for _ in 0..workers {
-            let mut worker = Process::start(example("bench_worker").arg(port.to_string()))?;
+        for _ in 0..processes {
+            let mut worker = example("bench_worker");
+            worker.arg(port.to_string()).arg(format!("--listeners={listeners}"));
+            let mut worker = Process::start(&mut worker)?;
             worker.line().context("a worker does not listen")?;
             started.push(worker);
         }
