@@ -29,6 +29,11 @@ pub trait Maps {
     fn known(&self, client: Client) -> Known;
     /// Has it say `new` if it still says `old`; what it says then.
     fn renew(&self, client: Client, old: Known, new: Known) -> Known;
+    /// Has it say that a client of which it said `before` came `now`.
+    #[inline(always)]
+    fn seen(&self, client: Client, before: Known, now: Moment) {
+        self.renew(client, before, Known::new(before.slot, now));
+    }
     /// How a slot stands.
     fn standing(&self, slot: Slot) -> Option<&Standing>;
     /// How many connections a slot has open.
@@ -84,7 +89,7 @@ pub fn steer<M: Maps>(config: &Config, table: &Table, whom: Whom, maps: &M) -> O
         let keeps = maps.standing(before.slot).map_or(Ok(()), |standing| standing.keeps(before.seen, now));
         if keeps.is_ok() && maps.select(before.slot) {
             if before.seen != now {
-                maps.renew(client, before, Known::new(before.slot, now));
+                maps.seen(client, before, now);
             }
             return Some(Choice { slot: before.slot, outcome: Outcome::Known });
         }
@@ -115,7 +120,9 @@ fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: 
     let mut first = Slot::MAX;
     for attempt in 0..PROBES {
         let slot = candidate(table, hash, attempt);
-        if slot == first || !takes(maps, slot, hash, attempt, now) {
+        // In this order: without CAP_PERFMON the verifier also follows what a processor may guess, which goes round a loop
+        // for ever unless there is a call on the way.
+        if !takes(maps, slot, hash, attempt, now) || slot == first {
             continue;
         }
         if first == Slot::MAX {
@@ -137,28 +144,36 @@ fn place<M: Maps>(config: &Config, table: &Table, hash: u64, now: Moment, maps: 
         return Some(Choice { slot: first, outcome: Outcome::Least });
     }
     let start = fallback(config.slots, hash);
-    for attempt in 0..2 * MAX_SLOTS {
+    let mut last = Slot::MAX;
+    for attempt in 0..MAX_SLOTS {
         let slot = in_turn(start, attempt);
-        // First those that take new clients, then any: nobody is refused while a worker lives.
-        let takes = attempt >= MAX_SLOTS || maps.standing(slot).is_none_or(Standing::is_ready);
-        if takes && maps.select(slot) {
-            return Some(Choice { slot, outcome: Outcome::Fallback });
+        if maps.select(slot) {
+            last = slot;
+            if maps.standing(slot).is_none_or(Standing::is_ready) {
+                break;
+            }
         }
     }
-    None
+    // Rather one that takes no new clients than none: nobody is refused while a worker lives.
+    (last != Slot::MAX).then_some(Choice { slot: last, outcome: Outcome::Fallback })
 }
 
 /// How much a slot has to do, for its share: comparable, and nothing else.
 #[inline(always)]
 fn load<M: Maps>(maps: &M, slot: Slot, now: Moment) -> u64 {
-    let share = maps.standing(slot).map_or(Standing::FULL, |standing| standing.share(now));
-    (maps.open(slot) << 16) / u64::from(share).max(1)
+    (maps.open(slot) << 16) / u64::from(share(maps, slot, now)).max(1)
+}
+
+/// A slot's share of new clients, of [`Standing::FULL`].
+#[inline(always)]
+fn share<M: Maps>(maps: &M, slot: Slot, now: Moment) -> u32 {
+    maps.standing(slot).map_or(Standing::FULL, |standing| standing.share(now))
 }
 
 /// Whether a slot takes a new client: as many as its share says.
 #[inline(always)]
 fn takes<M: Maps>(maps: &M, slot: Slot, hash: u64, attempt: u32, now: Moment) -> bool {
-    maps.standing(slot).is_none_or(|standing| draw(hash, attempt) < standing.share(now))
+    u64::from(draw(hash, attempt)) < maps.forget(u64::from(share(maps, slot, now)))
 }
 
 #[cfg(test)]

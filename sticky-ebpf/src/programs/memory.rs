@@ -1,5 +1,8 @@
 //! What steering reads of a pool's maps and changes in them, as the programs do it.
 
+use core::cell::Cell;
+use core::ptr;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -13,8 +16,17 @@ use crate::steer::Tally;
 
 /// The maps, while a connection is steered.
 pub(crate) struct Memory<'a> {
-    pub(crate) ctx: &'a SkReuseportContext,
-    pub(crate) tally: &'a Tally,
+    ctx: &'a SkReuseportContext,
+    tally: &'a Tally,
+    /// Where the affinity table has the client that it was asked for.
+    entry: Cell<*mut u64>,
+}
+
+impl<'a> Memory<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a SkReuseportContext, tally: &'a Tally) -> Self {
+        Self { ctx, tally, entry: Cell::new(ptr::null_mut()) }
+    }
 }
 
 impl Maps for Memory<'_> {
@@ -31,10 +43,20 @@ impl Maps for Memory<'_> {
 
     #[inline(always)]
     fn known(&self, client: Client) -> Known {
-        let Some(entry) = KNOWN.get_ptr(client) else { return Known::NOBODY };
+        let Some(entry) = KNOWN.get_ptr_mut(client) else { return Known::NOBODY };
+        self.entry.set(entry);
         // SAFETY: an entry of the map; whoever writes there at this moment writes a whole word, too. Should it be another
         // client's by now, this one has been forgotten this very moment, and gets that one's slot.
         Known::from_word(unsafe { entry.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn seen(&self, _: Client, before: Known, now: Moment) {
+        let entry = self.entry.get();
+        if !entry.is_null() {
+            // SAFETY: as above.
+            unsafe { compare_exchange(entry, before.to_word(), Known::new(before.slot, now).to_word()) };
+        }
     }
 
     #[inline(always)]

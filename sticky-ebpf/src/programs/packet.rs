@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::{SkReuseportContext, SockContext};
 use aya_log_ebpf::trace;
 use sticky_ebpf::client::Client;
@@ -107,12 +107,13 @@ pub(crate) fn segment(ctx: &SkReuseportContext) -> (u16, Segment) {
     const FIN: u8 = 1;
     const SYN: u8 = 2;
     const RST: u8 = 4;
-    let mut header = MaybeUninit::<[u32; 4]>::uninit();
-    // SAFETY: the helper fills all of it, with zeros on an error; what it reads begins with the transport header.
-    let [ports, sequence, _, rest] = unsafe {
-        let size = size_of::<[u32; 4]>() as u32;
-        bpf_skb_load_bytes(ctx.as_ptr(), 0, header.as_mut_ptr().cast(), size);
-        header.assume_init()
+    // What can be read directly begins with the transport header; the kernel has all of TCP's there.
+    let header = ctx.data() as *const [u32; 4];
+    let [ports, sequence, _, rest] = if ctx.data() + size_of::<[u32; 4]>() > ctx.data_end() {
+        [0; 4]
+    } else {
+        // SAFETY: it was just seen to be there.
+        unsafe { header.read() }
     };
     let (sequence, [offset, flags, ..]) = (u32::from_be(sequence), rest.to_ne_bytes());
     let offset = u32::from(offset >> 4) * 4;

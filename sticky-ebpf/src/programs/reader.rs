@@ -61,7 +61,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     } else {
         Whom::connection(peer, port)
     };
-    let choice = choose(config, table, whom, &Memory { ctx, tally: &tally });
+    let choice = choose(config, table, whom, &Memory::new(ctx, &tally));
     log(client, choice);
     let outcome = if why.is_none() { Outcome::Gated } else { Outcome::Unredirected };
     tally.verdict(choice, 1 + u64::from(outcome.counter()))

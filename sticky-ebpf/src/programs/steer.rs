@@ -59,13 +59,15 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         }
     }
     // From here on the way is the same for all.
-    let decided = forget(decided.map_or(0, |outcome| 1 + u64::from(outcome.counter())));
-    tally.counts = forget(u64::from(tally.counts)) != 0;
+    let decided = decided.map_or(0, |outcome| 1 + u64::from(outcome.counter()));
+    let both = forget(decided << 1 | u64::from(tally.counts));
+    let decided = both >> 1;
+    tally.counts = both & 1 != 0;
     let whom = match by_port {
         Some(port) => Whom::connection(client, port),
         None => Whom::client(config, whose),
     };
-    let choice = choose(config, table, whom, &Memory { ctx, tally: &tally });
+    let choice = choose(config, table, whom, &Memory::new(ctx, &tally));
     log(client, choice);
     tally.verdict(choice, decided)
 }
