@@ -215,6 +215,22 @@ fn a_draining_slot_keeps_whom_it_has_until_they_are_gone() {
 }
 
 #[test]
+fn the_last_slot_that_takes_new_clients_is_always_found() {
+    let mut pool = pool(64);
+    let now = pool.now();
+    for slot in (0..64).filter(|slot| *slot != 5) {
+        pool.standings[slot] = pool.standings[slot].draining(now, 0, 0);
+    }
+    assert_eq!(pool.takers(0..500)[5], 500);
+    assert_eq!(pool.steer(Client::v4(0)).map(|choice| choice.outcome), Some(Outcome::Known));
+    pool.standings[5] = pool.standings[5].draining(now, 0, 0);
+    assert!(
+        pool.takers(1000..1500).iter().all(|taken| *taken < 50),
+        "nobody is refused, nor do all go to one"
+    );
+}
+
+#[test]
 fn maintenance_moves_everybody_and_ready_takes_back_nobody() {
     let mut pool = pool(4);
     let homes: Vec<_> = (0..400).map(|client| pool.slot(client)).collect();
