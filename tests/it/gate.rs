@@ -148,7 +148,7 @@ fn answer(heard: &[u8]) -> Option<(u16, Option<Slot>)> {
 }
 
 /// How much a test is to do, where `usual` is enough for every day: `STICKY_TEST_REQUESTS`.
-fn amount(usual: usize) -> usize {
+pub(crate) fn amount(usual: usize) -> usize {
     let wanted = std::env::var("STICKY_TEST_REQUESTS").ok();
     wanted.map_or(usual, |number| number.parse().expect("STICKY_TEST_REQUESTS is a number"))
 }

@@ -1,5 +1,6 @@
 //! `sticky reload`, and SIGHUP.
 
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,12 @@ use rustix::process::Signal;
 
 use super::{Version, all_answered, askers, cgroups, command, done, fails, gone, live, name, to};
 use crate::faults::more;
+use crate::gate::amount;
 use crate::harness::client::{hear, loopback};
 use crate::harness::http::Wire;
-use crate::harness::load::{load, under_load};
-use crate::harness::process::{Process, start_sticky, sticky};
-use crate::harness::scene::POOL;
+use crate::harness::load::{Asker, load, under_load};
+use crate::harness::process::{Process, outcome, pool, start_sticky, sticky};
+use crate::harness::scene::{POOL, PROXY};
 use crate::harness::{eventually, net};
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -59,6 +61,73 @@ fn costs_no_request_and_moves_nobody() {
     let victim = live()[1];
     Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill");
     sticky.wait_for("worker 2 was killed by signal 9; starting it again now");
+}
+
+/// Clients of the redirect and of the gate, and such as come themselves; each over many connections but for the first.
+fn of_all_ways() -> Vec<Asker> {
+    let ways: [fn(IpAddr) -> Asker; 3] = [
+        |client| Asker::behind(PROXY.into(), client),
+        |client| Asker::each_behind(PROXY.into(), client),
+        Asker::each,
+    ];
+    (1..=48).map(|n| ways[n % 3](loopback(n))).collect()
+}
+
+#[test]
+fn reload_and_scale_cost_proxied_clients_nothing() {
+    let _net = net::isolate();
+    let (version, name) = (Version::new("1"), name("proxied"));
+    let options = ["-w", "3", "--name", &name, "--drain", "1s", "--trust", "127.0.0.1/32"];
+    let _sticky = version.run(&options);
+    eventually("the gate is open", || (pool("3000")["gate"]["open"] == true).then_some(()));
+    let (_, visits) = under_load(to(), of_all_ways(), |visits| {
+        more(visits, 300);
+        done(&["reload"]);
+        more(visits, 300);
+        done(&["scale", "5"]);
+        more(visits, 300);
+        done(&["scale", "3"]);
+        more(visits, 300);
+    });
+    for (client, met) in all_answered(&visits) {
+        assert_eq!(met.len(), 1, "{client} met several workers: {met:?}");
+    }
+    let pool = pool("3000");
+    for way in ["gated", "relayed", "known"] {
+        assert!(outcome(&pool, way) > 0, "nobody was {way}: {pool:#?}");
+    }
+}
+
+/// `STICKY_TEST_REQUESTS` connections, at more than 2,000 a second where the machine lets it.
+#[test]
+fn eight_workers_are_reloaded_again_and_again() {
+    let connections = amount(2000);
+    let _net = net::isolate();
+    let (version, name) = (Version::new("1"), name("eight"));
+    let _sticky = version.run(&["-w", "8", "--name", &name, "--drain", "1s"]);
+    let clients = (1..=64).map(|n| Asker::each(loopback(n))).collect();
+    let begin = Instant::now();
+    let (reloads, visits) = under_load(to(), clients, |visits| {
+        let mut reloads = 0;
+        while visits.lock().expect("no thread panics").len() < connections {
+            done(&["reload", "--parallel", "4"]);
+            reloads += 1;
+        }
+        reloads
+    });
+    let rate = visits.len() as f64 / begin.elapsed().as_secs_f64();
+    for (client, met) in all_answered(&visits) {
+        assert_eq!(met.len(), 1, "{client} met several workers: {met:?}");
+    }
+    tell(format_args!(
+        "{} connections, {rate:.0} a second, {reloads} reloads of 8 workers: none failed",
+        visits.len()
+    ));
+}
+
+#[expect(clippy::print_stderr, reason = "a figure, for whoever asks for more than every day's load")]
+fn tell(what: std::fmt::Arguments<'_>) {
+    eprintln!("{what}");
 }
 
 #[test]
