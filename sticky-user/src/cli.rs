@@ -203,7 +203,7 @@ struct SteeringArgs {
     remember_clients: Option<u32>,
 
     /// How new clients are placed: `hash`, by their address; `least`, at the one of two workers that has fewer connections
-    /// [default: hash, or as the pool has it]
+    /// (needs CAP_PERFMON) [default: hash, or as the pool has it]
     #[arg(long, value_name = "hash|least", value_parser = parse_place)]
     place: Option<Place>,
 

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sticky_ebpf::abi::{GATE, REDIRECT, SINK};
 
@@ -214,7 +215,7 @@ impl Member {
         let id = self.listener.pool;
         let mut failed = None;
         for holder in &self.holders {
-            match fetch(holder) {
+            match fetch(holder, self.listener.cookie) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => failed = Some((holder, error)),
             }
@@ -294,11 +295,13 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(&(Errno::SRCH | Errno::BADF)))
 }
 
-/// A duplicate of a descriptor of another process.
-fn fetch(holder: &Holder) -> Result<OwnedFd, Errno> {
+/// A duplicate of a descriptor of another process, if it still is the socket of this cookie: since that was looked up, the
+/// process may have closed it, or become another program, and the number be another's.
+fn fetch(holder: &Holder, cookie: u64) -> Result<OwnedFd, Errno> {
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    pidfd_getfd(&process, holder.fd, PidfdGetfdFlags::empty())
+    let socket = pidfd_getfd(&process, holder.fd, PidfdGetfdFlags::empty())?;
+    if socket_cookie(&socket) == Ok(cookie) { Ok(socket) } else { Err(Errno::BADF) }
 }
 
 fn identity(pid: u32) -> Option<(PathBuf, u32)> {

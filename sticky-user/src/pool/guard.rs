@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::fstat;
-use rustix::net::sockopt;
 use sticky_ebpf::abi::{Repair, maps};
 
 use super::pins::CHANGING;
@@ -139,11 +138,7 @@ impl Guard {
         let mut failed = Ok(None);
         for member in &self.members {
             match member.fetch() {
-                // The number of its descriptor may be another's since.
-                Ok(socket) if sockopt::socket_cookie(&socket).ok() == Some(member.listener.cookie) => {
-                    return Ok(Some(socket));
-                }
-                Ok(_) => {}
+                Ok(socket) => return Ok(Some(socket)),
                 Err(error) if group::is_gone(&error) => {}
                 Err(error) => failed = Err(error),
             }
