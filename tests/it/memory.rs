@@ -173,7 +173,14 @@ fn sessions_move_to_another_pool() {
     for (client, pid) in meet(1..=CLIENTS) {
         assert_eq!(new[slots[&client]], Some(pid), "{client}");
     }
-    let (code, said) = import(&export);
+    // What is older than what is known here changes nothing.
+    let older: Vec<_> = export
+        .lines()
+        .map(|line| {
+            line.split_once("\"gone\":").map_or(line.into(), |(who, _)| format!("{who}\"gone\":600}}"))
+        })
+        .collect();
+    let (code, said) = import(&older.join("\n"));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("0 clients are known now; 64 came here later"), "{said}");
 }
