@@ -1,7 +1,7 @@
 //! Leave for aya to copy the shared types to and from the kernel as bytes.
 #![expect(unsafe_code, reason = "implementing `aya::Pod` is unsafe")]
 
-use crate::abi::{Config, ConfigOf3, Counted, Known, Observer, Pin, Relay, Source, Standing, Table};
+use crate::abi::{Config, ConfigOf3, Counted, Observer, Pin, Relay, Source, Standing, Table};
 use crate::client::Client;
 
 // SAFETY: `repr(C)`, `Copy`, and made of integers without padding (asserted in `abi`), so every bit pattern is a value.
@@ -18,8 +18,6 @@ unsafe impl aya::Pod for Observer {}
 unsafe impl aya::Pod for Source {}
 // SAFETY: as above; the padding is a field of its own.
 unsafe impl aya::Pod for Relay {}
-// SAFETY: as above; the padding is a field of its own.
-unsafe impl aya::Pod for Known {}
 // SAFETY: as above; the padding is a field of its own.
 unsafe impl aya::Pod for Pin {}
 // SAFETY: as above.

@@ -244,7 +244,7 @@ impl<'a> Run<'a> {
             say(format_args!(
                 "worker {number} keeps failing ({FAILING} times in a row); the others serve its clients. Its last output:"
             ));
-            for line in worker.output.recent() {
+            for line in worker.output.last_words() {
                 say(format_args!("  {line}"));
             }
         }

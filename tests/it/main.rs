@@ -1,7 +1,7 @@
 //! End-to-end tests: the real kernel, real workers, real servers; each test in a network namespace of its own.
 //!
 //! A test that lacks something fails and names it; `cargo xtask setup` installs what is needed.
-#![expect(unsafe_code, reason = "leaving the network namespace")]
+#![expect(unsafe_code, reason = "leaving the network namespace, and taking processes along")]
 
 mod addresses;
 mod attach;

@@ -7,28 +7,16 @@ use crate::harness::client::{get, loopback};
 use crate::harness::process::{Process, sticky};
 use crate::harness::{app, net};
 
+/// What can be typed after `sticky`.
+#[rustfmt::skip]
+const COMMANDS: [&str; 18] = [
+    "run", "attach", "scale", "reload", "upgrade", "detach", "trust", "status", "explain",
+    "events", "drain", "maintenance", "ready", "weight", "pin", "unpin", "pins", "sessions",
+];
+
 #[test]
 fn help_fits_80_columns() {
-    for command in [
-        "",
-        "run",
-        "attach",
-        "scale",
-        "reload",
-        "upgrade",
-        "detach",
-        "status",
-        "explain",
-        "events",
-        "drain",
-        "maintenance",
-        "ready",
-        "weight",
-        "pin",
-        "unpin",
-        "pins",
-        "sessions",
-    ] {
+    for command in [&[""][..], &COMMANDS].concat() {
         for flag in ["-h", "--help"] {
             let arguments: Vec<_> = [command, flag].into_iter().filter(|word| !word.is_empty()).collect();
             let output = sticky().args(&arguments).env("COLUMNS", "80").output().expect("sticky starts");
@@ -44,26 +32,7 @@ fn help_fits_80_columns() {
 
 #[test]
 fn every_subcommand_has_an_example() {
-    for command in [
-        "run",
-        "attach",
-        "scale",
-        "reload",
-        "upgrade",
-        "detach",
-        "trust",
-        "status",
-        "explain",
-        "events",
-        "drain",
-        "maintenance",
-        "ready",
-        "weight",
-        "pin",
-        "unpin",
-        "pins",
-        "sessions",
-    ] {
+    for command in COMMANDS {
         let output = sticky().args([command, "--help"]).output().expect("sticky starts");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.contains(&format!("\nExamples:\n  sticky {command}")), "{text}");

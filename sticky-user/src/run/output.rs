@@ -10,9 +10,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,7 +24,7 @@ use super::worker::Name;
 
 /// Lines kept to be shown when a worker keeps failing.
 const KEPT_LINES: usize = 10;
-/// How long to wait for the last of them.
+/// How long to wait for the last of them: whoever is to print them may have stopped.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A longer line is broken.
 const LONGEST_LINE: usize = 16 * 1024;
@@ -34,16 +34,45 @@ const COLOURS: [u8; 5] = [36, 33, 32, 35, 34];
 /// The output of one worker, of all processes of its name one after the other.
 pub struct Output {
     streams: [Stream; 2],
-    recent: Recent,
+    recent: Arc<Recent>,
 }
 
-type Recent = Arc<Mutex<VecDeque<String>>>;
+/// What was printed last, and which of the readers have put down all that they have read.
+#[derive(Default)]
+struct Recent {
+    heard: Mutex<(VecDeque<String>, [bool; 2])>,
+    idle: Condvar,
+}
+
+impl Recent {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<String>, [bool; 2])> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_down(&self, text: String) {
+        let (lines, _) = &mut *self.lock();
+        if lines.len() == KEPT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(text);
+    }
+
+    /// Says whether the reader of a stream waits for more.
+    fn waits(&self, stream: usize, waits: bool) {
+        self.lock().1[stream] = waits;
+        if waits {
+            self.idle.notify_all();
+        }
+    }
+}
 
 struct Stream {
+    /// 0 for standard output, 1 for standard error.
+    number: usize,
     path: PathBuf,
     prefix: String,
     sink: fn() -> Box<dyn Write>,
-    recent: Recent,
+    recent: Arc<Recent>,
     /// Keeps the reader from its end for as long as workers may come.
     writer: File,
     reader: Option<Reader>,
@@ -58,16 +87,16 @@ struct Reader {
 impl Output {
     /// Begins to read the pipes `NAME.out` and `NAME.err` in `dir`, which are made if they are not there.
     pub fn new(dir: &Path, worker: Name) -> Result<Self> {
-        let recent = Recent::default();
-        let stream = |kind: &str, colour: bool, sink: fn() -> Box<dyn Write>| {
+        let recent = Arc::<Recent>::default();
+        let stream = |number: usize, kind: &str, colour: bool, sink: fn() -> Box<dyn Write>| {
             let path = dir.join(format!("{worker}.{kind}"));
             let prefix = prefix(worker.number, colour);
-            Stream::new(path.clone(), prefix, sink, Arc::clone(&recent))
+            Stream::new(number, path.clone(), prefix, sink, Arc::clone(&recent))
                 .with_context(|| format!("the pipe `{}` cannot be opened", path.display()))
         };
         let streams = [
-            stream("out", io::stdout().is_terminal(), || Box::new(io::stdout()))?,
-            stream("err", io::stderr().is_terminal(), || Box::new(io::stderr()))?,
+            stream(0, "out", io::stdout().is_terminal(), || Box::new(io::stdout()))?,
+            stream(1, "err", io::stderr().is_terminal(), || Box::new(io::stderr()))?,
         ];
         Ok(Self { streams, recent })
     }
@@ -78,21 +107,13 @@ impl Output {
         Ok((open(&out.path)?.into(), open(&err.path)?.into()))
     }
 
-    /// The last lines of output.
-    pub fn recent(&self) -> Vec<String> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-
-    /// The last lines of output of a process that has just ended, or is about to: waits a moment for them.
+    /// The last lines of output, with all that a process has printed that just ended.
     pub fn last_words(&self) -> Vec<String> {
-        let begin = Instant::now();
         let unread = |stream: &Stream| ioctl_fionread(&stream.writer).is_ok_and(|bytes| bytes > 0);
-        while self.streams.iter().any(unread) && begin.elapsed() < LAST_WORDS {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // The reader has them, and puts them down.
-        std::thread::sleep(Duration::from_millis(20));
-        self.recent()
+        let busy = |idle: &[bool; 2]| *idle != [true; 2] || self.streams.iter().any(unread);
+        let heard = self.recent.lock();
+        let waited = self.recent.idle.wait_timeout_while(heard, LAST_WORDS, |(_, idle)| busy(idle));
+        waited.unwrap_or_else(PoisonError::into_inner).0.0.iter().cloned().collect()
     }
 
     /// Reads no more, and leaves what comes to another process.
@@ -122,7 +143,13 @@ impl Output {
 }
 
 impl Stream {
-    fn new(path: PathBuf, prefix: String, sink: fn() -> Box<dyn Write>, recent: Recent) -> Result<Self> {
+    fn new(
+        number: usize,
+        path: PathBuf,
+        prefix: String,
+        sink: fn() -> Box<dyn Write>,
+        recent: Arc<Recent>,
+    ) -> Result<Self> {
         match mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -130,7 +157,7 @@ impl Stream {
         // A worker that runs as another user may open `/dev/stdout` anew; nobody else gets into the run's folder.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o622))?;
         let writer = open(&path)?;
-        let mut stream = Self { path, prefix, sink, recent, writer, reader: None };
+        let mut stream = Self { number, path, prefix, sink, recent, writer, reader: None };
         stream.read()?;
         Ok(stream)
     }
@@ -139,8 +166,12 @@ impl Stream {
         if self.reader.is_none() {
             let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
             let pipe = File::open(&self.path)?;
-            let (prefix, sink, recent) = (self.prefix.clone(), self.sink, Arc::clone(&self.recent));
-            let thread = std::thread::spawn(move || copy(pipe, &stopped, &prefix, sink, &recent));
+            let (number, prefix, sink) = (self.number, self.prefix.clone(), self.sink);
+            let recent = Arc::clone(&self.recent);
+            let thread = std::thread::spawn(move || {
+                let pass_on = |heard: &[u8]| pass_on(heard, &prefix, sink, &recent);
+                copy(pipe, &stopped, |waits| recent.waits(number, waits), pass_on);
+            });
             self.reader = Some(Reader { thread, stop });
         }
         Ok(())
@@ -160,12 +191,15 @@ fn prefix(worker: usize, colour: bool) -> String {
     }
 }
 
-/// Passes lines on until the pipe ends, or `stopped` does.
-fn copy(mut pipe: File, stopped: &OwnedFd, prefix: &str, sink: fn() -> Box<dyn Write>, recent: &Recent) {
+/// Passes lines on until the pipe ends, or `stopped` does; and tells when it `waits` for more, and when no longer.
+fn copy(mut pipe: File, stopped: &OwnedFd, waits: impl Fn(bool), pass_on: impl Fn(&[u8])) {
     let (mut chunk, mut heard) = (vec![0; LONGEST_LINE], Vec::new());
     loop {
         let mut watched = [PollFd::new(&pipe, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut watched, None) {
+        waits(true);
+        let ready = poll(&mut watched, None);
+        waits(false);
+        match ready {
             Err(Errno::INTR) => continue,
             Err(_) => break,
             Ok(_) if !watched[1].revents().is_empty() => break,
@@ -177,13 +211,13 @@ fn copy(mut pipe: File, stopped: &OwnedFd, prefix: &str, sink: fn() -> Box<dyn W
         }
         let mut done = 0;
         while let Some(length) = line(&heard[done..]) {
-            pass_on(&heard[done..done + length], prefix, sink, recent);
+            pass_on(&heard[done..done + length]);
             done += length;
         }
         heard.drain(..done);
     }
     if !heard.is_empty() {
-        pass_on(&heard, prefix, sink, recent);
+        pass_on(&heard);
     }
 }
 
@@ -198,10 +232,5 @@ fn pass_on(heard: &[u8], prefix: &str, sink: fn() -> Box<dyn Write>, recent: &Re
     // One write for each line, so that lines of several workers do not mix. A reader that went away is no reason to stop
     // emptying the pipe.
     let _ = sink().write_all(&[prefix.as_bytes(), heard, b"\n"].concat());
-    let text = String::from_utf8_lossy(heard).trim_end().to_owned();
-    let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-    if recent.len() == KEPT_LINES {
-        recent.pop_front();
-    }
-    recent.push_back(text);
+    recent.put_down(String::from_utf8_lossy(heard).trim_end().to_owned());
 }

@@ -1,11 +1,12 @@
 //! Processes that end with the test, and what they print.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::Value;
 
 use super::DEADLINE;
@@ -28,6 +29,11 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Should the test be killed, nobody is left to end it: prctl(2), PR_SET_PDEATHSIG.
+        // SAFETY: between fork and exec there is one system call, which allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("`{name}` does not start ({error}); `cargo xtask setup` installs what tests need")
         });
