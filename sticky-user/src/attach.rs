@@ -10,7 +10,7 @@ use crate::events::{self, Ledger};
 use crate::group::{self, Group, Member, Target};
 use crate::kernel::{self, Need};
 use crate::listeners::{self, LastLook};
-use crate::pool::id::{PoolId, Protocol};
+use crate::pool::id::PoolId;
 use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::redirect;
@@ -38,7 +38,7 @@ pub fn attach(plan: &Plan) -> Result<()> {
         let stop = Stop::new(true)?;
         let groups = find(plan)?;
         // From the beginning, so that nobody meddles unseen.
-        let watch = (!plan.once).then(|| Watch::new(plan.target.protocol() == Protocol::Udp));
+        let watch = (!plan.once).then(Watch::start);
         let followed = groups.iter().map(|group| Followed::start(group, plan)).collect::<Result<_>>()?;
         let Some(watch) = watch else {
             let target = plan.target;

@@ -100,7 +100,9 @@ pub struct Ledger(Option<Vec<Seen>>);
 impl Ledger {
     /// What happened since the last look; nothing at the first one.
     pub fn look(&mut self, pins: &Pins) -> Result<Vec<Event>> {
-        let cookies = pins.cookies()?;
+        let mut cookies = pins.cookies()?;
+        // From slots that are no more in use clients still move away.
+        cookies.resize(cookies.len().max(self.0.as_ref().map_or(0, Vec::len)), None);
         let modes = (0..cookies.len() as Slot).map(|slot| Ok(pins.standing(slot)?.mode()));
         let modes = modes.collect::<Result<Vec<_>>>()?;
         let kept =
@@ -117,12 +119,8 @@ impl Ledger {
         let Some(old) = self.0.replace(now.clone()) else { return Ok(Vec::new()) };
         let nobody = Seen { cookie: None, mode: Mode::Ready, drained: false, moved: [0; Cause::ALL.len()] };
         let mut events = Vec::new();
-        for at in 0..now.len().max(old.len()) {
-            let slot = at as Slot;
-            let was = old.get(at).copied().unwrap_or(nobody);
-            // A slot beyond those in use has nobody, and its counters are as they were.
-            let is = now.get(at).copied().unwrap_or(Seen { cookie: None, ..was });
-            compare(slot, &was, &is, &mut events);
+        for (at, is) in now.iter().enumerate() {
+            compare(at as Slot, old.get(at).unwrap_or(&nobody), is, &mut events);
         }
         Ok(events)
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use ipnet::IpNet;
-use sticky_ebpf::abi::{Config, Known, MAX_SLOTS, Slot, Standing};
+use sticky_ebpf::abi::{Known, MAX_SLOTS, Slot, Standing};
 use sticky_ebpf::client::Client;
 
 use crate::clock;
@@ -60,10 +60,4 @@ impl Clients {
         }
         (all, elsewhere)
     }
-}
-
-/// For how long clients are remembered, as a sentence has it; `None` if they are not.
-pub fn remembered(config: &Config) -> Option<String> {
-    let units = config.memory.remember;
-    (units != 0).then(|| humantime::format_duration(clock::duration(units)).to_string())
 }

@@ -95,7 +95,8 @@ impl Redirect {
     /// Opens the redirect of the pool `id`, pinned in `dir`, among the sockets of user `uid`. It takes who comes to the
     /// `gate`, too.
     ///
-    /// When it `succeeds` one of another process, what that one's connections need stays. `take_over` makes the pool's program steer the group of a socket.
+    /// When it `succeeds` one of another process, what that one's connections need stays. `take_over` makes the pool's
+    /// program steer the group of a socket.
     pub fn open(
         id: &PoolId,
         dir: &Path,

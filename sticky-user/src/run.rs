@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
             plan,
             workers: crew.workers,
             ports: Ports::new(plan, crew.surplus),
-            watch: Watch::new(false),
+            watch: Watch::start(),
             control: Control::open(&place.dir),
             place,
             coming: Vec::new(),

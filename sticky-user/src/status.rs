@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
-use sticky_ebpf::abi::{Cause, Event, GATE, Gate, Outcome, Place, REDIRECT, Repair, Slot, Standing};
+use sticky_ebpf::abi::{
+    Cause, Event, GATE, Gate, MAX_SLOTS, Outcome, Place, REDIRECT, Repair, Slot, Standing,
+};
 
 use crate::clock;
 use crate::group::{self, Group, Member, Target};
@@ -194,7 +196,8 @@ fn pool_status(
 fn memory(pins: &Pins, clients: &Clients) -> Result<Memory> {
     let config = pins.config()?;
     let moved = Cause::ALL.map(|cause| {
-        let moved = (0..config.slots as Slot).map(|slot| pins.moved(slot, cause)).sum::<Result<_>>()?;
+        // Also from slots that are no more in use.
+        let moved = (0..MAX_SLOTS as Slot).map(|slot| pins.moved(slot, cause)).sum::<Result<_>>()?;
         Ok((cause.describe().0, moved))
     });
     Ok(Memory {

@@ -26,15 +26,13 @@ use crate::sys;
 /// How long after an event to look again: it comes just before the socket can be found, or just before it is gone.
 const SETTLE: [Duration; 3] =
     [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
-/// How often to look when nothing was said: an event can be lost, and of `sticky trust` the kernel says nothing.
-const IDLE: Duration = Duration::from_secs(1);
-/// How often to look when there are no events.
-const POLL: Duration = Duration::from_millis(500);
+/// How often to look when nothing was said: an event can be lost or not be had, and of UDP sockets, of `sticky trust` and
+/// of the pool's files the kernel says nothing.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// Tells when the listening sockets, who is trusted, or a group's program, may have changed.
 pub struct Watch {
     events: Option<Events>,
-    idle: Duration,
     settling: std::slice::Iter<'static, Duration>,
     next: Instant,
     tampered: Vec<Deed>,
@@ -59,30 +57,26 @@ struct Events {
 
 impl Watch {
     /// A watch on TCP listeners; without the right to trace, one that looks twice a second and says so.
-    ///
-    /// The kernel has no such event for UDP: with `udp` the watch looks twice a second as well.
-    pub fn new(udp: bool) -> Self {
-        let mut idle = if udp { POLL } else { IDLE };
-        let mut none = |error| {
+    pub fn start() -> Self {
+        let none = |error| {
             say(format_args!(
                 "looking for new workers twice a second, since the kernel's events cannot be had ({error:#}; CAP_PERFMON gives them)"
             ));
-            idle = POLL;
         };
         let events = match load() {
             Ok(mut program) => {
-                hear_of_listeners(&mut program).unwrap_or_else(&mut none);
+                hear_of_listeners(&mut program).unwrap_or_else(none);
                 hear_of_tampering(&mut program).unwrap_or_else(|error| {
-                    say(format_args!("who takes the program off cannot be known ({error:#}); it is attached again every second"));
+                    say(format_args!("who takes the program off cannot be known ({error:#}); it is attached again twice a second"));
                 });
-                open(program).map_err(&mut none).ok()
+                open(program).map_err(none).ok()
             }
             Err(error) => {
                 none(error);
                 None
             }
         };
-        Self { events, idle, settling: [].iter(), next: Instant::now() + idle, tampered: Vec::new() }
+        Self { events, settling: [].iter(), next: Instant::now() + IDLE, tampered: Vec::new() }
     }
 
     /// Returns when it is time to look again.
@@ -90,7 +84,7 @@ impl Watch {
         let timer = tokio::time::sleep_until(self.next);
         let Some(events) = &mut self.events else {
             timer.await;
-            self.next = Instant::now() + self.idle;
+            self.next = Instant::now() + IDLE;
             return;
         };
         tokio::select! {
@@ -103,7 +97,7 @@ impl Watch {
             }
             () = timer => {}
         }
-        self.next = Instant::now() + self.settling.next().copied().unwrap_or(self.idle);
+        self.next = Instant::now() + self.settling.next().copied().unwrap_or(IDLE);
     }
 
     /// What others did to programs since this was last asked.

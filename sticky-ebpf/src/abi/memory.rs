@@ -224,11 +224,6 @@ impl Standing {
         self.mode == Mode::Ready as u32
     }
 
-    /// The share of new clients that it is to have in the end, of [`Self::FULL`].
-    pub const fn weight(&self) -> u32 {
-        Self::FULL - if self.withheld > Self::FULL { Self::FULL } else { self.withheld }
-    }
-
     /// The same slot with another share of new clients, at most [`Self::FULL`].
     pub const fn with_weight(self, weight: u32) -> Self {
         Self { withheld: Self::FULL - if weight > Self::FULL { Self::FULL } else { weight }, ..self }

@@ -1,7 +1,7 @@
 //! What keeps a pool as it is to be while a process follows it: its program on its group, and its files in their place.
 //!
 //! Any holder of a group's socket may take the program off, or put another in its place, and root may remove files. Where
-//! the kernel tells who did it ([`Told`]), that is said; and in any case the program is attached again every second, which
+//! the kernel tells who did it ([`Told`]), that is said; and in any case the program is attached again twice a second, which
 //! costs little and changes nothing where it is in its place.
 
 use std::fs;
@@ -19,8 +19,8 @@ use crate::kernel;
 use crate::say::{Seldom, say};
 use crate::watch::{Deed, Told};
 
-/// How often the program is attached again untold: the kernel's word can be missing.
-const UNTOLD: Duration = Duration::from_secs(1);
+/// How often the program is attached again untold, at every look nobody asked for: the kernel's word can be missing.
+const UNTOLD: Duration = Duration::from_millis(400);
 /// How long to wait after the kernel's word, which comes just before it is done.
 const DONE: Duration = Duration::from_millis(5);
 /// The least time between two repairs: another tool may do the same as we.
@@ -44,7 +44,7 @@ pub struct Guard {
 
 impl Pool {
     /// The sockets that sit in slots, through which the program can be attached again.
-    pub(super) fn remember<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
+    pub(super) fn watch_over<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
         self.guard.members = members.cloned().collect();
     }
 

@@ -93,7 +93,7 @@ impl Slots {
                 }
             }
         }
-        pool.remember(members.iter().filter(|member| self.sits(member.listener.cookie)));
+        pool.watch_over(members.iter().filter(|member| self.sits(member.listener.cookie)));
         Ok(changes)
     }
 
