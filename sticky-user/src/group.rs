@@ -330,7 +330,30 @@ fn yama_scope() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
+
+    /// A process's descriptor is what it was when it was looked up, or is passed over.
+    #[test]
+    fn no_other_descriptor_is_taken_for_a_socket() {
+        let [ours, other] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a socket"));
+        let cookie = socket_cookie(&ours).expect("a socket");
+        let address = ours.local_addr().expect("an address");
+        let pool = PoolId { protocol: Protocol::Tcp, address, v6only: false, interface: 0, namespace: 1 };
+        let holder = |fd: i32| Holder { pid: std::process::id(), fd };
+        let held_by = |holders: &[i32]| Member {
+            listener: Listener { pool, cookie, inode: 0, uid: 0, waiting: 0 },
+            holders: holders.iter().map(|fd| holder(*fd)).collect(),
+        };
+        let file = std::fs::File::open("/dev/null").expect("a file");
+        let [ours, other, file] = [ours.as_raw_fd(), other.as_raw_fd(), file.as_raw_fd()];
+        let fetched = held_by(&[file, other, ours]).fetch().expect("the socket");
+        assert_eq!(socket_cookie(fetched), Ok(cookie));
+        for wrong in [&[file][..], &[other], &[file, other, i32::MAX]] {
+            assert!(is_gone(&held_by(wrong).fetch().expect_err("none is it")), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn targets() {
