@@ -100,18 +100,12 @@ impl Maps for Memory<'_> {
 
     #[inline(always)]
     fn forget(&self, number: u64) -> u64 {
-        forget(number)
-    }
-}
-
-/// The same number: what comes back from a map can be any.
-#[inline(always)]
-pub(crate) fn forget(number: u64) -> u64 {
-    let Some(cell) = CELL.get_ptr_mut(0) else { return number };
-    // SAFETY: this CPU's own.
-    unsafe {
-        cell.write_volatile(number);
-        cell.read_volatile()
+        let Some(cell) = CELL.get_ptr_mut(0) else { return number };
+        // SAFETY: this CPU's own.
+        unsafe {
+            cell.write_volatile(number);
+            cell.read_volatile()
+        }
     }
 }
 

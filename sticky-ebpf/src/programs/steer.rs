@@ -10,7 +10,7 @@ use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, Whom, steer as choose};
 
 use crate::maps::{CONFIG, COUNTERS, GATED, READER, RELAYED, SOCKETS, TABLES, TRUSTED};
-use crate::memory::{Memory, forget};
+use crate::memory::Memory;
 use crate::opened::Opened;
 use crate::packet::{self, Segment, remote, remote_port, segment, source};
 use crate::sink;
@@ -60,7 +60,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     }
     // From here on the way is the same for all.
     let decided = decided.map_or(0, |outcome| 1 + u64::from(outcome.counter()));
-    let both = forget(decided << 1 | u64::from(tally.counts));
+    let both = forget(decided << 1 | u64::from(tally.counts), config.seed.0[0]);
     let decided = both >> 1;
     tally.counts = both & 1 != 0;
     let whom = match by_port {
@@ -70,6 +70,27 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let choice = choose(config, table, whom, &Memory::new(ctx, &tally));
     log(client, choice);
     tally.verdict(choice, decided)
+}
+
+/// The same number, of which the verifier knows nothing any more: it does not see that taking `any` number of a map twice
+/// changes nothing.
+///
+/// Known clients come by here, so it touches no map, as [`sticky_ebpf::steer::Maps::forget`] does. In a loop that would not
+/// do: without CAP_PERFMON the verifier keeps fewer of its states there, and never comes to an end.
+#[inline(always)]
+fn forget(number: u64, any: u64) -> u64 {
+    let mut same = number;
+    // SAFETY: arithmetic on two registers.
+    unsafe {
+        core::arch::asm!(
+            "{same} ^= {any}",
+            "{same} ^= {any}",
+            same = inout(reg) same,
+            any = in(reg) any,
+            options(pure, nomem, nostack),
+        );
+    }
+    same
 }
 
 /// What trusted proxies have to do with a connection.
