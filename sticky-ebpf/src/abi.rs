@@ -60,8 +60,8 @@ pub const KNOWN: usize = 1 << 17;
 /// The most connections of the redirect to workers at a time.
 pub const MAX_RELAYED: usize = 1 << 16;
 
-/// The most connections whose client is remembered after the gate sent them to a worker, where workers are to see it; the
-/// oldest are forgotten.
+/// The most connections whose client is remembered after the gate sent them to a worker: those that may last, and all where
+/// workers are to see their clients. The oldest are forgotten.
 pub const MAX_GATED: usize = 1 << 14;
 
 /// Places for the numbers by which connections to the gate were just opened: one for each port of an address.

@@ -207,6 +207,12 @@ impl Scan {
         }
     }
 
+    /// Whether the connection is to become something else, as for a WebSocket.
+    #[inline(always)]
+    pub fn upgrades(&self) -> bool {
+        self.upgrade
+    }
+
     /// How many of the eight bytes are there.
     #[inline(always)]
     fn there(&self) -> u32 {

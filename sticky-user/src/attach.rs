@@ -152,6 +152,7 @@ impl Followed {
     /// Looks at the group once more and tells what changed.
     fn look(&mut self, mixed: bool) -> Result<()> {
         let id = self.pool.id;
+        self.pool.see_present()?;
         events::log(&id, &self.pool.pins, &mut self.ledger)?;
         let listening = listeners::cookies(id.protocol, id.namespace, |found| *found == id)?;
         if self.last.suffices(&listening) && !self.pool.lacks_redirect() {

@@ -192,8 +192,8 @@ struct SteeringArgs {
     #[arg(long, value_name = "HEX", value_parser = parse_seed, env = "STICKY_SEED", hide_env_values = true)]
     seed: Option<Seed>,
 
-    /// How long clients are remembered after they last came, so that they stay at their worker whatever else changes; 0:
-    /// not at all [default: 1h, or as the pool has it]
+    /// How long clients are remembered after their last connection, so that they stay at their worker whatever else
+    /// changes; 0: not at all [default: 1h, or as the pool has it]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     remember: Option<Duration>,
 

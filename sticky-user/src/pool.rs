@@ -32,6 +32,7 @@ mod doors;
 mod guard;
 pub mod id;
 pub mod pins;
+pub mod presence;
 pub mod slots;
 pub mod socket;
 mod state;
@@ -42,6 +43,7 @@ use doors::Doors;
 use guard::Guard;
 use id::PoolId;
 use pins::Pins;
+use presence::Pace;
 use state::State;
 
 /// The name under which the program is pinned.
@@ -112,6 +114,7 @@ pub struct Pool {
     steering: Steering,
     program: Ebpf,
     guard: Guard,
+    presence: Pace,
     dir: PathBuf,
     /// Whether the process before this one is still there, with connections of its own.
     succeeds: bool,
@@ -152,8 +155,8 @@ impl Pool {
             trace::print(&mut program)?;
         }
         let doors = if succeeds { Doors::beside(&pins)? } else { Doors::default() };
-        let (guard, steering) = (Guard::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, guard, dir, succeeds, lock })
+        let (guard, presence, steering) = (Guard::default(), Pace::default(), steering.clone());
+        Ok(Self { id, pins, adopted, doors, steering, program, guard, presence, dir, succeeds, lock })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.

@@ -43,6 +43,7 @@ mod interim;
 mod lane;
 mod message;
 pub mod peers;
+mod present;
 mod proxy_protocol;
 mod request;
 mod tunnel;

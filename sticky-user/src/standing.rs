@@ -11,9 +11,9 @@ use sticky_ebpf::abi::{Config, MAX_SLOTS, Mode, Moment, Slot, Standing};
 use crate::clock;
 use crate::group::{self, Target};
 use crate::known::Clients;
-use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
+use crate::pool::{self, presence};
 use crate::refusal::Refusal;
 use crate::say::say;
 
@@ -76,6 +76,10 @@ pub fn change(plan: &Plan) -> Result<String> {
             text += &plan.tell(&id, *slot, &pins.config()?, &clients);
         }
         if !plan.dry_run {
+            if matches!(plan.change, Change::Drain { .. }) {
+                // Who has a connection open is not gone, however long ago it began.
+                presence::see_open(&id, &mut pins)?;
+            }
             pins.set_standings(slots.iter().copied(), |standing| plan.change.of(standing, clock::now()))?;
         }
         if !plan.dry_run && !slots.is_empty() && nobody_takes_clients(&pins)? {
@@ -160,7 +164,7 @@ impl Plan {
             Change::Drain { idle, deadline } => {
                 let idle = match idle.is_zero() {
                     true => "for good".into(),
-                    false => format!("until they do not come for {}", format_duration(*idle)),
+                    false => format!("until they have had no connection for {}", format_duration(*idle)),
                 };
                 let limit = deadline
                     .map_or_else(String::new, |limit| format!(", {} at most", format_duration(limit)));

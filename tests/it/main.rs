@@ -17,6 +17,7 @@ mod malformed;
 mod manual;
 mod memory;
 mod place;
+mod presence;
 mod proxies;
 mod redirect;
 mod refusals;

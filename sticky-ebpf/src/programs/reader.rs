@@ -41,7 +41,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let tally = Tally { counts: true };
     let (peer, (port, _)) = (source(ctx).unwrap_or_default(), segment(ctx));
-    let Found { client, known, why } = match config.proxies.protocol() {
+    let Found { client, known, lasts, why } = match config.proxies.protocol() {
         Some(ProxyProtocol::Pass) => proxy_header(ctx, peer),
         // With `strip` there is no gate.
         None | Some(ProxyProtocol::Strip) => head(ctx, config, peer),
@@ -54,7 +54,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
         return SK_PASS;
     }
     let whom = if known {
-        if config.proxies.real_client_address() {
+        if lasts || config.proxies.real_client_address() {
             let _ = GATED.insert(Source::new(peer, port), client, 0);
         }
         Whom::client(config, client)
@@ -73,19 +73,21 @@ struct Found {
     /// and the compiler would copy it.
     client: Client,
     known: bool,
+    /// Whether the connection may last for long: it is a WebSocket, say.
+    lasts: bool,
     /// Why it is to be redirected, if it is.
     why: Option<Outcome>,
 }
 
 impl Found {
     #[inline(always)]
-    const fn new(client: Client, why: Option<Outcome>) -> Self {
-        Self { client, known: true, why }
+    const fn new(client: Client, lasts: bool, why: Option<Outcome>) -> Self {
+        Self { client, known: true, lasts, why }
     }
 
     #[inline(always)]
     const fn nobody(peer: Client, why: Outcome) -> Self {
-        Self { client: peer, known: false, why: Some(why) }
+        Self { client: peer, known: false, lasts: false, why: Some(why) }
     }
 }
 
@@ -100,16 +102,16 @@ fn head(ctx: &SkReuseportContext, config: &Config, peer: Client) -> Found {
     };
     let mut place = Place { scan, window };
     // SAFETY: the scan is this CPU's own while the program runs; the callback gets `place`, which outlives the loop.
-    let verdict = unsafe {
+    let (verdict, upgrades) = unsafe {
         (*scan).begin(&config.proxies.header, filled);
         bpf_loop(ROUNDS, head_steps as *mut c_void, (&raw mut place).cast(), 0);
-        (*scan).verdict(peer)
+        ((*scan).verdict(peer), (*scan).upgrades())
     };
     let exclusive = config.proxies.sharing() == Sharing::Exclusive;
     match verdict {
-        Verdict::Client(client) => Found::new(client, None),
-        Verdict::Shared(client) if exclusive => Found::new(client, None),
-        Verdict::Shared(client) => Found::new(client, Some(Outcome::Shared)),
+        Verdict::Client(client) => Found::new(client, upgrades, None),
+        Verdict::Shared(client) if exclusive => Found::new(client, false, None),
+        Verdict::Shared(client) => Found::new(client, false, Some(Outcome::Shared)),
         Verdict::Incomplete => Found::nobody(peer, Outcome::Unfinished),
         Verdict::TooLong => Found::nobody(peer, Outcome::TooLong),
         Verdict::Http2 => Found::nobody(peer, Outcome::Http2),
@@ -134,8 +136,8 @@ fn proxy_header(ctx: &SkReuseportContext, peer: Client) -> Found {
         (*scan).verdict()
     };
     match verdict {
-        Verdict::Client(client) => Found::new(client, None),
-        Verdict::Peer => Found::new(peer, None),
+        Verdict::Client(client) => Found::new(client, true, None),
+        Verdict::Peer => Found::new(peer, false, None),
         Verdict::Incomplete => Found::nobody(peer, Outcome::Unfinished),
         Verdict::Malformed => Found::nobody(peer, Outcome::Strange),
     }

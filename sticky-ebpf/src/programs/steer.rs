@@ -5,7 +5,7 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkReuseportContext;
-use sticky_ebpf::abi::{GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
+use sticky_ebpf::abi::{Config, GATE, MAX_SLOTS, Outcome, REDIRECT, SINK, Slot, Source, slot_counter};
 use sticky_ebpf::client::Client;
 use sticky_ebpf::steer::{Choice, Whom, steer as choose};
 
@@ -51,7 +51,7 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     if config.proxies.trusting() {
         let port = migrating.as_ref().map_or(port, remote_port);
         let segment = if migrating.is_none() && config.proxies.gated() { Some(segment) } else { None };
-        match proxied(ctx, client, port, segment, migrating.is_some(), &mut tally) {
+        match proxied(ctx, config, client, port, segment, migrating.is_some(), &mut tally) {
             Proxied::No => {}
             Proxied::Decided(verdict) => return verdict,
             Proxied::Client(client) => whose = client,
@@ -112,6 +112,7 @@ enum Proxied {
 #[inline(always)]
 fn proxied(
     ctx: &SkReuseportContext,
+    config: &Config,
     peer: Client,
     port: u16,
     segment: Option<Segment>,
@@ -134,8 +135,11 @@ fn proxied(
         return Proxied::No;
     }
     if migrating {
-        // SAFETY: as above.
-        if let Some(client) = unsafe { GATED.get(source) } {
+        // Else it may be of an earlier connection of the same port.
+        if config.proxies.real_client_address()
+            // SAFETY: as above.
+            && let Some(client) = unsafe { GATED.get(source) }
+        {
             return Proxied::Client(*client);
         }
     } else if let Some(segment) = segment {

@@ -12,9 +12,9 @@ use crate::standing::{Change, Plan, Who};
 
 /// Take a worker out gently: no new clients, while those it has stay until they are gone
 ///
-/// A client is gone when it has not connected for the time of `--idle`, or when `--deadline` is over; then its next
+/// A client is gone when it has had no connection for the time of `--idle`, or when `--deadline` is over; then its next
 /// connection goes to another worker, where it stays. Draining ends with `sticky ready`, or when another process takes the
-/// slot. Connections that are open stay open.
+/// slot. Connections that are open stay open; that they are is seen while a sticky follows the pool.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  sticky drain 2\n  sticky drain 2 --idle 10m --deadline 2h --wait\n  sticky drain pid:4711 --dry-run"
@@ -23,7 +23,7 @@ pub struct DrainArgs {
     #[command(flatten)]
     slots: SlotArgs,
 
-    /// How long a client must not have come, to be sent elsewhere when it comes again; 0: none is
+    /// How long a client must have had no connection, to be sent elsewhere when it comes again; 0: none is
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     idle: Duration,
 

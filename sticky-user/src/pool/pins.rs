@@ -40,6 +40,7 @@ pub struct Pins {
     open: Array<MapData, u64>,
     counted: SkStorage<MapData, Counted>,
     relayed: HashMap<MapData, Source, Relay>,
+    gated: HashMap<MapData, Source, Client>,
     redirected: Array<MapData, u64>,
     repaired: Array<MapData, u64>,
 }
@@ -77,6 +78,7 @@ impl Pins {
             open: Map::Array(open(dir, maps::OPEN)?).try_into()?,
             counted: Map::SkStorage(open(dir, maps::COUNTED)?).try_into()?,
             relayed: Map::HashMap(open(dir, maps::RELAYED)?).try_into()?,
+            gated: Map::LruHashMap(open(dir, maps::GATED)?).try_into()?,
             redirected: Map::Array(open(dir, maps::REDIRECTED)?).try_into()?,
             repaired: Map::Array(open(dir, maps::REPAIRED)?).try_into()?,
         })
@@ -130,11 +132,7 @@ impl Pins {
 
     /// The cookie of the socket in a slot, or of the redirect's; `None` where there is none.
     pub fn cookie(&self, slot: Slot) -> Result<Option<u64>> {
-        match self.sockets.get(&u32::from(slot), 0) {
-            Ok(cookie) => Ok(Some(cookie)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        found(self.sockets.get(&u32::from(slot), 0))
     }
 
     /// Puts a socket into a slot. The kernel takes it out again when the socket closes.
@@ -154,11 +152,7 @@ impl Pins {
 
     /// Whether a forwarding header from this address is believed.
     pub fn is_trusted(&self, peer: Client) -> Result<bool> {
-        match self.trusted.get(&Key::new(128, peer), 0) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(found(self.trusted.get(&Key::new(128, peer), 0))?.is_some())
     }
 
     /// The prefixes of trusted proxies.
@@ -202,6 +196,16 @@ impl Pins {
     /// Has the program send the connection from `source` where `relay` says.
     pub fn relay(&mut self, source: Source, relay: Relay) -> Result<()> {
         Ok(self.relayed.insert(source, relay, 0)?)
+    }
+
+    /// Whether this is a connection of the redirect.
+    pub fn is_relayed(&self, source: &Source) -> Result<bool> {
+        Ok(found(self.relayed.get(source, 0))?.is_some())
+    }
+
+    /// The client of a connection that the gate sent to a worker, if it is remembered.
+    pub fn gated(&self, source: &Source) -> Result<Option<Client>> {
+        found(self.gated.get(source, 0))
     }
 
     /// Forgets a connection of the redirect.
@@ -253,6 +257,15 @@ impl Pins {
 
     fn count(&self, counter: u32) -> Result<u64> {
         Ok(self.counters.get(&counter, 0)?.iter().sum())
+    }
+}
+
+/// What a map has, if it has that.
+fn found<T>(got: Result<T, MapError>) -> Result<Option<T>> {
+    match got {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

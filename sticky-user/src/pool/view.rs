@@ -31,8 +31,7 @@ impl Snapshot {
             Some(old) if old.config == config => old.table,
             Some(_) | None => Box::new(pins.table(&config)?),
         };
-        let standings = (0..config.slots as Slot).map(|slot| pins.standing(slot)).collect::<Result<_>>()?;
-        Ok(Self { config, table, cookies: pins.cookies()?, standings })
+        Ok(Self { config, table, cookies: pins.cookies()?, standings: pins.standings()? })
     }
 
     /// The cookie of the socket in a slot; `None` where there is none.

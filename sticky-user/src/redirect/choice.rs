@@ -11,7 +11,9 @@ use sticky_ebpf::client::Client;
 use sticky_ebpf::forwarded::Walk;
 
 use super::events::Events;
+use super::present::Present;
 use crate::pool::pins::Pins;
+use crate::pool::presence::{self, Pace};
 use crate::pool::view::{Snapshot, View};
 
 /// How old may be what was read from the maps: long enough for a hundred requests, too short to notice.
@@ -67,6 +69,15 @@ impl Choice {
             let choice = view.steer(client)?;
             snapshot.cookie(choice.slot).map(|cookie| (choice.slot, cookie))
         })
+    }
+
+    /// Has the affinity table say that who is `present` came this moment, when it is time to.
+    pub fn see(&self, present: &Present, pace: &mut Pace) -> Result<()> {
+        let clients = present.clients();
+        if clients.is_empty() || !self.with(|snapshot| pace.due(&snapshot.config, &snapshot.standings))? {
+            return Ok(());
+        }
+        presence::see(&mut self.pins.borrow_mut(), clients)
     }
 
     /// Answers from what is in the maps.

@@ -20,9 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use super::choice::Choice;
 use super::events::Events;
+use super::present::Present;
 use super::upstream::Upstream;
 use super::{Limits, connection};
 use crate::pool::pins::Pins;
+use crate::pool::presence::Pace;
 use crate::say::Seldom;
 
 /// How often counters are published and idle connections looked through.
@@ -72,6 +74,8 @@ pub struct Lane {
     pub limits: Limits,
     /// Told to stop.
     pub stop: CancellationToken,
+    /// Whom it is served for.
+    pub present: Rc<Present>,
     /// What must have ended before the thread ends.
     pub tasks: TaskTracker,
 }
@@ -92,8 +96,8 @@ impl Plan {
     /// Serves what comes in until told to stop, and then what is there.
     pub fn run(self) -> Result<()> {
         let Self { doors, choice, upstream, events, pins, limits, stop, room } = self;
-        let (upstream, tasks) = (Rc::new(upstream), TaskTracker::new());
-        let lane = Rc::new(Lane { choice, upstream, events, limits, stop, tasks });
+        let (upstream, present, tasks) = (Rc::new(upstream), Rc::default(), TaskTracker::new());
+        let lane = Rc::new(Lane { choice, upstream, events, limits, stop, present, tasks });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         LocalSet::new().block_on(&runtime, async {
             let ticks = tokio::task::spawn_local(Rc::clone(&lane).tick(Arc::clone(&pins)));
@@ -108,10 +112,12 @@ impl Plan {
 
 impl Lane {
     async fn tick(self: Rc<Self>, pins: Arc<Mutex<Pins>>) {
+        let mut pace = Pace::default();
         loop {
             sleep(TICK).await;
             self.upstream.sweep();
             // Of a pool that was detached nothing can be told.
+            let _ = self.choice.see(&self.present, &mut pace);
             let _ = self.events.publish(&mut pins.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }

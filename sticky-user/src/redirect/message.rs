@@ -1,6 +1,7 @@
 //! The bodies of requests and answers on their way, and the header fields that end at a hop.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +13,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use sticky_ebpf::forwarded;
 
 use super::guard::Answering;
+use super::present::Here;
 use super::upstream::Line;
 
 /// A request's body on its way to a worker.
@@ -88,6 +90,8 @@ impl Body for Upload {
 pub struct Download {
     content: Content,
     _answering: Answering,
+    /// Whose it is.
+    _client: Option<Rc<Here>>,
 }
 
 enum Content {
@@ -99,12 +103,12 @@ enum Content {
 impl Download {
     /// A few words of our own.
     pub fn text(text: impl Into<Bytes>, answering: Answering) -> Self {
-        Self { content: Content::Text(Full::new(text.into())), _answering: answering }
+        Self { content: Content::Text(Full::new(text.into())), _answering: answering, _client: None }
     }
 
-    /// What a worker answers, over `line`.
-    pub fn from_worker(body: Incoming, line: Line, answering: Answering) -> Self {
-        Self { content: Content::Worker(body, line), _answering: answering }
+    /// What a worker answers, over `line`, to a client that is here until it has all.
+    pub fn from_worker(body: Incoming, line: Line, client: Rc<Here>, answering: Answering) -> Self {
+        Self { content: Content::Worker(body, line), _answering: answering, _client: Some(client) }
     }
 }
 

@@ -40,7 +40,9 @@ pub async fn serve(
     }
     worker.write_all(&bytes).await?;
     drop(bytes);
+    let here = lane.present.enter(source.ip().into());
     tunnel::carry(stream, worker).await;
+    drop(here);
     Ok(())
 }
 

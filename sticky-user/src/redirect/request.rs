@@ -14,6 +14,7 @@ use sticky_ebpf::client::Client;
 use super::connection::Proxy;
 use super::framing::{self, Framing, Malformed};
 use super::message::{Download, Upload, remove_hop_fields};
+use super::present::Here;
 use super::upstream::{Failure, Key, Line};
 use super::{Lane, Limits, interim, tunnel};
 use crate::say::Seldom;
@@ -28,16 +29,18 @@ pub async fn forward(lane: &Lane, proxy: &Rc<Proxy>, mut request: Request<Incomi
     let version = request.version();
     let answer = match prepare(lane, proxy, &mut request) {
         Ok((config, client, upgrade)) => {
+            let here = Rc::new(lane.present.enter(client));
             let wanted = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
             let answer = Forward::new(lane, proxy, config, client, request, version).run().await;
-            answer.and_then(|answer| pass_on(lane, proxy, answer, wanted))
+            let answer = answer.and_then(|answer| pass_on(lane, proxy, answer, wanted, &here));
+            answer.map(|(answer, line)| (answer, line, here))
         }
         Err(status) => Err(status),
     };
     // The rest of a request that is answered early is not read, so nothing can follow it: RFC 9110 section 10.1.1.
-    let early = answer.as_ref().is_ok_and(|(_, line)| line.is_sending());
+    let early = answer.as_ref().is_ok_and(|(_, line, _)| line.is_sending());
     let mut answer = match answer {
-        Ok((answer, line)) => answer.map(|body| Download::from_worker(body, line, answering)),
+        Ok((answer, line, here)) => answer.map(|body| Download::from_worker(body, line, here, answering)),
         Err(status) => refusal(lane, status).map(|text| Download::text(text, answering)),
     };
     if (early || lane.stop.is_cancelled())
@@ -244,6 +247,7 @@ fn pass_on(
     proxy: &Rc<Proxy>,
     (mut answer, line): Answer,
     wanted: Option<OnUpgrade>,
+    here: &Rc<Here>,
 ) -> Result<Answer, StatusCode> {
     let protocol = remove_hop_fields(answer.headers_mut(), None);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -253,10 +257,10 @@ fn pass_on(
         proxy.exchange.become_tunnel();
         lane.events.count(Event::Tunnel);
         let worker = hyper::upgrade::on(&mut answer);
-        let proxy = Rc::clone(proxy);
+        let (proxy, here) = (Rc::clone(proxy), Rc::clone(here));
         lane.tasks.spawn_local(async move {
             tunnel::upgraded(wanted, worker).await;
-            drop(proxy);
+            drop((proxy, here));
         });
     }
     Ok((answer, line))

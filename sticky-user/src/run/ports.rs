@@ -63,6 +63,7 @@ impl<'a> Ports<'a> {
     pub fn sync(&mut self, workers: &[Worker], aside: &[&Worker], told: &Told) -> Result<bool> {
         self.pools.values_mut().for_each(|port| port.pool.guard(told));
         for (id, port) in &mut self.pools {
+            port.pool.see_present()?;
             events::log(id, &port.pool.pins, &mut port.ledger)?;
         }
         let listening = listeners::cookies(Protocol::Tcp, kernel::network_namespace()?, |_| true)?;

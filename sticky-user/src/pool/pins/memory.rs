@@ -7,11 +7,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{IterableMap as _, MapData, MapError};
 use ipnet::IpNet;
 use sticky_ebpf::abi::{
-    Cause, Counted, Known, MAX_PINS, Pin, Place, Slot, Standing, moved_counter, redirect_moved_counter,
+    Cause, Counted, Known, MAX_PINS, MAX_SLOTS, Pin, Place, Slot, Standing, moved_counter,
+    redirect_moved_counter,
 };
 use sticky_ebpf::client::Client;
 
-use super::{Pins, key, prefix};
+use super::{Pins, found, key, prefix};
 use crate::refusal::Refusal;
 use crate::sys;
 
@@ -21,11 +22,7 @@ const BATCH: usize = 4096;
 impl Pins {
     /// What the affinity table says of a client, under the pool's masks.
     pub fn known(&self, client: Client) -> Result<Known> {
-        match self.known.get(&client, 0) {
-            Ok(word) => Ok(Known::from_word(word)),
-            Err(MapError::KeyNotFound) => Ok(Known::NOBODY),
-            Err(error) => Err(error.into()),
-        }
+        Ok(found(self.known.get(&client, 0))?.map_or(Known::NOBODY, Known::from_word))
     }
 
     /// Has the affinity table say `new` of a client if it still says `old`; what it says then.
@@ -72,11 +69,7 @@ impl Pins {
 
     /// The pin that covers a client.
     pub fn pin_of(&self, client: Client) -> Result<Option<Pin>> {
-        match self.pins.get(&Key::new(128, client), 0) {
-            Ok(pin) => Ok(Some(pin)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        found(self.pins.get(&Key::new(128, client), 0))
     }
 
     /// All pins, those whose time is over too.
@@ -118,6 +111,12 @@ impl Pins {
     /// How a slot stands.
     pub fn standing(&self, slot: Slot) -> Result<Standing> {
         Ok(self.standings.get(&u32::from(slot), 0)?)
+    }
+
+    /// How each slot in use stands.
+    pub fn standings(&self) -> Result<Vec<Standing>> {
+        let slots = self.config()?.slots.min(MAX_SLOTS as u32) as Slot;
+        (0..slots).map(|slot| self.standing(slot)).collect()
     }
 
     /// Changes how slots stand.

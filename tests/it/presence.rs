@@ -1,0 +1,143 @@
+//! Who has a connection open is not gone, however long ago it began: he is not forgotten, and a drain keeps him.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::harness::eventually;
+use crate::harness::http::Wire;
+use crate::harness::process::{outcome, pool, start_sticky, sticky_ok};
+use crate::harness::scene::{Asked, POOL, Scene};
+
+/// As short as it can be for four looks in it.
+const REMEMBER: [&str; 2] = ["--remember", "4s"];
+const HOST: &str = "GET / HTTP/1.1\r\nHost: test\r\n";
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+const PRESENT: &str = "203.0.113.1";
+const GONE: &str = "203.0.113.2";
+
+/// A connection, of which both ends are held.
+type Held = (Wire, Asked);
+
+fn explained(client: &str) -> Value {
+    let text = sticky_ok(&["explain", client, "3000", "--json"]);
+    serde_json::from_str::<Value>(&text).expect("JSON")[0].clone()
+}
+
+/// Whether the affinity table would send the client to the slot it has there.
+fn is_known(client: &str) -> bool {
+    explained(client)["outcome"] == "known"
+}
+
+/// Who still has a connection open is known when another, who came later, is forgotten; and is forgotten without one.
+fn outlasts(
+    scene: &mut Scene,
+    held: Held,
+    (present, gone): (&str, &str),
+    came: impl FnOnce(&mut Scene) -> Held,
+) {
+    drop(came(scene));
+    assert!(is_known(present) && is_known(gone));
+    eventually("who came once is forgotten", || (!is_known(gone)).then_some(()));
+    assert!(is_known(present), "{:#}", explained(present));
+    drop(held);
+    eventually("who has gone is forgotten", || (!is_known(present)).then_some(()));
+}
+
+/// A client that comes by itself.
+fn directly(scene: &mut Scene, client: &str) -> Held {
+    let address: IpAddr = client.parse().expect("an address");
+    let mut wire = Wire::dial(address, POOL);
+    wire.say(format!("{HOST}\r\n"));
+    (wire, scene.workers.asked())
+}
+
+/// A request that the proxy passes on for a client.
+fn for_client(client: &str, more: &str) -> String {
+    format!("{HOST}X-Forwarded-For: {client}\r\n{more}\r\n")
+}
+
+#[test]
+fn with_a_connection_of_its_own() {
+    let mut scene = Scene::new(&REMEMBER);
+    let held = directly(&mut scene, "127.1.0.1");
+    outlasts(&mut scene, held, ("127.1.0.1", "127.1.0.2"), |scene| directly(scene, "127.1.0.2"));
+}
+
+#[test]
+fn with_a_websocket_through_the_redirect() {
+    let mut scene = Scene::new(&REMEMBER);
+    let (mut proxy, mut asked) = scene.ask(for_client(PRESENT, UPGRADE));
+    asked.wire.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    assert_eq!(proxy.head().status(), 101);
+    outlasts(&mut scene, (proxy, asked), (PRESENT, GONE), |scene| scene.ask(for_client(GONE, "")));
+}
+
+#[test]
+fn with_an_answer_that_lasts_through_the_redirect() {
+    let mut scene = Scene::new(&REMEMBER);
+    let (mut proxy, mut asked) = scene.ask(for_client(PRESENT, ""));
+    asked.wire.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\ndata: \r\n");
+    assert_eq!(proxy.head().status(), 200);
+    outlasts(&mut scene, (proxy, asked), (PRESENT, GONE), |scene| scene.ask(for_client(GONE, "")));
+}
+
+#[test]
+fn with_a_tunnel_behind_a_proxy_header() {
+    let mut scene = Scene::new(&[&REMEMBER[..], &["--proxy-protocol", "strip"]].concat());
+    let header = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4660 3000\r\n{HOST}\r\n");
+    let held = scene.ask(header(PRESENT));
+    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(header(GONE)));
+}
+
+#[test]
+fn with_a_websocket_through_the_gate() {
+    let mut scene = Scene::gated(&REMEMBER);
+    let held = scene.ask(for_client(PRESENT, UPGRADE));
+    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(for_client(GONE, "Connection: close\r\n")));
+    assert_eq!(outcome(&pool("3000"), "gated"), 2, "by the gate, both");
+}
+
+#[test]
+fn with_a_proxy_header_through_the_gate() {
+    let mut scene = Scene::gated(&[&REMEMBER[..], &["--proxy-protocol", "pass"]].concat());
+    let header = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4660 3000\r\n\r\n");
+    let held = scene.ask(header(PRESENT));
+    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(header(GONE)));
+    assert_eq!(outcome(&pool("3000"), "gated"), 2, "by the gate, both");
+}
+
+#[test]
+fn a_drain_keeps_who_has_a_connection_open() {
+    let mut scene = Scene::new(&[]);
+    let present = "127.1.0.1";
+    let held = directly(&mut scene, present);
+    let home = explained(present)["slot"].clone();
+    let neighbours = (2..).map(|n| format!("127.1.0.{n}")).filter(|other| explained(other)["slot"] == home);
+    let [gone, loyal] = neighbours.take(2).collect::<Vec<_>>().try_into().expect("two");
+    drop(directly(&mut scene, &gone));
+    let age = |client: &str| explained(client)["known"]["gone"].as_u64().expect("an age");
+    eventually("that was long ago", || (age(present) >= 3 && age(&gone) >= 3).then_some(()));
+    drop(directly(&mut scene, &loyal));
+    let mut drained = start_sticky(&["drain", &home.to_string(), "--idle", "2s", "--wait"]);
+    drained.wait_for("2 clients stay");
+    assert!(is_known(present) && !is_known(&gone), "{:#}", explained(present));
+    eventually("that it is a while", || (age(&loyal) >= 1).then_some(()));
+    drop(directly(&mut scene, &loyal));
+    eventually("who came since the drain is gone", || (!is_known(&loyal)).then_some(()));
+    assert!(is_known(present), "{:#}", explained(present));
+    drop(held);
+    assert_eq!(drained.wait().code(), Some(0));
+    assert_ne!(explained(present)["slot"], home);
+}
+
+#[test]
+fn the_redirects_own_connections_are_nobodys() {
+    let mut scene = Scene::new(&[&REMEMBER[..], &["--trust", "::1"]].concat());
+    sticky_ok(&["trust", "remove", "127.0.0.1/32"]);
+    let mut proxy = Wire::dial(std::net::Ipv6Addr::LOCALHOST, "[::1]:3000");
+    proxy.say(for_client(PRESENT, ""));
+    let held = (proxy, scene.workers.asked());
+    // From where the redirect connects, too.
+    outlasts(&mut scene, held, (PRESENT, "127.0.0.1"), |scene| directly(scene, "127.0.0.1"));
+}
