@@ -75,12 +75,15 @@ fn release() -> String {
 fn lacks(release: &str) -> Option<(&'static str, &'static str)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next()?, numbers.next()?);
+    let atomics =
+        (cfg!(target_arch = "aarch64")).then_some(((5, 18), "atomic operations of BPF on arm64", "5.18"));
     [
         ((5, 6), "`pidfd_getfd`", "5.6"),
         ((5, 8), "BPF ring buffers and `CAP_BPF`", "5.8"),
         ((5, 14), "socket migration (`BPF_SK_REUSEPORT_SELECT_OR_MIGRATE`)", "5.14"),
     ]
     .into_iter()
+    .chain(atomics)
     .find(|(since, ..)| version < *since)
     .map(|(_, feature, since)| (feature, since))
 }

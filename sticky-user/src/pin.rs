@@ -7,6 +7,7 @@ use humantime::format_duration;
 use ipnet::IpNet;
 use serde::Serialize;
 use sticky_ebpf::abi::{Pin, Slot};
+use sticky_ebpf::client::Masks;
 
 use crate::clock;
 use crate::group::Target;
@@ -46,6 +47,11 @@ pub fn pin(
     }
     let until = time.map_or(Pin::FOR_EVER, |time| clock::now().after(clock::units(time).max(1)));
     for (id, _, pins) in &mut pools {
+        let whole = whole(prefix, pins.config()?.masks);
+        if whole != *prefix {
+            text += &format!("{id}: all of {whole} is one client, of which {prefix} is a part\n");
+        }
+        let prefix = &whole;
         let (known, move_) = Clients::now(pins)?.in_prefix(prefix, slot);
         let time = time.map_or_else(String::new, |time| format!(" for {}", format_duration(time)));
         let would = if dry_run { " (not done: --dry-run)" } else { "" };
@@ -59,12 +65,21 @@ pub fn pin(
     Ok(text)
 }
 
+/// The prefix itself, or that of the client it is a part of.
+fn whole(prefix: &IpNet, masks: Masks) -> IpNet {
+    let (ipv4, ipv6) = masks.prefixes();
+    let client = if prefix.addr().is_ipv4() { ipv4 } else { ipv6 };
+    // No prefix is longer than its own kind can be.
+    IpNet::new(prefix.addr(), client.min(prefix.prefix_len())).map_or(*prefix, |whole| whole.trunc())
+}
+
 /// Pins `prefix` no more, or nothing at all; its clients have the workers again that they had before.
 pub fn unpin(at: Option<&Target>, prefix: Option<&IpNet>) -> Result<String> {
     let mut text = String::new();
     for (id, _, mut pins) in pool::named(at)? {
+        let masks = pins.config()?.masks;
         for (pinned, _) in pins.pins()? {
-            if prefix.is_none_or(|prefix| *prefix == pinned) && pins.unpin(&pinned)? {
+            if prefix.is_none_or(|prefix| whole(prefix, masks) == pinned) && pins.unpin(&pinned)? {
                 text += &format!("{id}: {pinned} is pinned no more\n");
             }
         }

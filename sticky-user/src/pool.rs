@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::SkReuseport;
+use aya::programs::links::PinnedLink;
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -113,6 +114,7 @@ pub struct Pool {
     doors: Doors,
     steering: Steering,
     program: Ebpf,
+    counting: Option<PinnedLink>,
     guard: Guard,
     presence: Pace,
     dir: PathBuf,
@@ -143,7 +145,7 @@ impl Pool {
         let succeeds = inherited.is_some();
         let lock = inherited.map_or_else(|| lock(&dir, &id), Ok)?;
 
-        let State { mut program, mut pins, adopted } = State::settle(&dir, steering)?;
+        let State { mut program, mut pins, counting, adopted } = State::settle(&dir, steering)?;
         steer(&mut program, steering)?.load().map_err(kernel::rejected)?;
         // Who is trusted by now, a successor leaves as it is.
         if let Some(trust) = steering.trust.as_ref().filter(|_| !succeeds) {
@@ -156,7 +158,20 @@ impl Pool {
         }
         let doors = if succeeds { Doors::beside(&pins)? } else { Doors::default() };
         let (guard, presence, steering) = (Guard::default(), Pace::default(), steering.clone());
-        Ok(Self { id, pins, adopted, doors, steering, program, guard, presence, dir, succeeds, lock })
+        Ok(Self {
+            id,
+            pins,
+            adopted,
+            doors,
+            steering,
+            program,
+            counting,
+            guard,
+            presence,
+            dir,
+            succeeds,
+            lock,
+        })
     }
 
     /// Makes room for `slots` slots, if there are fewer. Clients of the old slots mostly stay where they are.
@@ -190,6 +205,7 @@ impl Pool {
     /// The caller closes `socket`, a duplicate, at once: held longer it would keep a dead worker's listener open.
     pub fn place(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
         let socket = socket.as_fd();
+        self.end_drain(slot)?;
         self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
         self.grow(usize::from(slot) + 1)?;
         self.take_over(slot, socket)

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use humantime::format_duration;
-use sticky_ebpf::abi::{Config, MAX_SLOTS, Mode, Moment, Slot, Standing};
+use sticky_ebpf::abi::{Config, Mode, Moment, Slot, Standing};
 
 use crate::clock;
 use crate::group::{self, Target};
 use crate::known::Clients;
+use crate::pool;
 use crate::pool::id::PoolId;
 use crate::pool::pins::Pins;
-use crate::pool::{self, presence};
 use crate::refusal::Refusal;
 use crate::say::say;
 
@@ -76,10 +76,6 @@ pub fn change(plan: &Plan) -> Result<String> {
             text += &plan.tell(&id, *slot, &pins.config()?, &clients);
         }
         if !plan.dry_run {
-            if matches!(plan.change, Change::Drain { .. }) {
-                // Who has a connection open is not gone, however long ago it began.
-                presence::see_open(&id, &mut pins)?;
-            }
             pins.set_standings(slots.iter().copied(), |standing| plan.change.of(standing, clock::now()))?;
         }
         if !plan.dry_run && !slots.is_empty() && nobody_takes_clients(&pins)? {
@@ -236,13 +232,4 @@ pub fn countdown(standing: &Standing) -> Option<Duration> {
     let limited = standing.mode() == Mode::Draining && standing.over != 0;
     let been = clock::now().since(standing.since);
     limited.then(|| clock::duration(standing.over.saturating_sub(been)))
-}
-
-/// Slots that drain begin to take clients again as soon as another socket has them.
-pub fn begin_anew(pins: &mut Pins, slot: Slot) -> Result<()> {
-    let standing = pins.standing(slot)?;
-    if usize::from(slot) < MAX_SLOTS && standing.mode() == Mode::Draining {
-        pins.set_standings([slot].into_iter(), |standing| standing.ready(clock::now(), 0))?;
-    }
-    Ok(())
 }

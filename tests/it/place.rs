@@ -168,6 +168,23 @@ fn counting_outlives_sticky_and_is_taken_up() {
 }
 
 #[test]
+fn counting_outlives_its_files() {
+    let _net = net::isolate();
+    let _workers = workers(2);
+    let sticky = start_sticky(&["attach", "3000", "--place", "least"]);
+    sticky.wait_for("is steered: 2 workers");
+    let mut held = hold(10);
+    let namespace = sticky::kernel::network_namespace().expect("a network namespace");
+    let pins = sticky::kernel::pools_dir().join(format!("tcp-0_0_0_0-3000-net{namespace}"));
+    std::fs::remove_dir_all(&pins).expect("the directory");
+    sticky.wait_for("; made again");
+    eventually("it is all there", || pins.join("count").exists().then_some(()));
+    held.extend(hold(10));
+    held.drain(..5).for_each(drop);
+    counted(&held);
+}
+
+#[test]
 fn counting_that_was_given_up_begins_anew() {
     let _net = net::isolate();
     let _workers = workers(2);

@@ -253,6 +253,26 @@ fn pins_end_and_are_listed() {
 }
 
 #[test]
+fn a_part_of_a_client_is_pinned_as_a_whole() {
+    let _net = net::isolate();
+    let _sticky = run(&[]);
+    let slot = |address: &str| {
+        let told: Value =
+            serde_json::from_str(&sticky_ok(&["explain", address, "3000", "--json"])).expect("JSON");
+        (told[0]["outcome"].clone(), told[0]["slot"].as_u64().expect("a slot"))
+    };
+    for (address, neighbour) in [("2001:db8::1", "2001:db8::2"), ("2001:db8:0:1::/96", "2001:db8:0:1:8000::")]
+    {
+        let other = (slot(neighbour).1 + 1) % 4;
+        let text = sticky_ok(&["pin", address, &other.to_string()]);
+        assert!(text.contains("/64 is one client, of which"), "{text}");
+        assert_eq!(slot(neighbour), ("pinned".into(), other));
+        sticky_ok(&["unpin", address]);
+        assert_ne!(slot(neighbour).0, "pinned");
+    }
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let _net = net::isolate();
     let refused = |arguments: &[&str], what: &str| {

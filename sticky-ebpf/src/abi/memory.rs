@@ -208,6 +208,10 @@ impl Standing {
     /// A full share of new clients.
     pub const FULL: u32 = 1 << 16;
 
+    /// At the beginning of a drain nobody moves for so long, in units of [`Moment`]: time for whoever follows the pool to
+    /// tell who has a connection open.
+    const SETTLING: u32 = 2;
+
     /// What an operator wants.
     #[inline(always)]
     pub const fn mode(&self) -> Mode {
@@ -266,6 +270,7 @@ impl Standing {
             Mode::Ready => Ok(()),
             Mode::Maintenance => Err(Cause::Maintenance),
             Mode::Draining if self.over != 0 && now.since(self.since) >= self.over => Err(Cause::Drained),
+            Mode::Draining if now.since(self.since) < Self::SETTLING => Ok(()),
             Mode::Draining if self.idle != 0 && now.since(seen) >= self.idle => Err(Cause::Drained),
             Mode::Draining => Ok(()),
         }

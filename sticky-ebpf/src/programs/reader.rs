@@ -41,6 +41,11 @@ fn decide(ctx: &SkReuseportContext, log: impl Fn(Client, Option<Choice>)) -> u32
     let Some(table) = TABLES.get(config.table & 1) else { return SK_DROP };
     let tally = Tally { counts: true };
     let (peer, (port, _)) = (source(ctx).unwrap_or_default(), segment(ctx));
+    // An earlier connection of the same port is over.
+    // SAFETY: it is only asked for.
+    if unsafe { GATED.get(Source::new(peer, port)) }.is_some() {
+        let _ = GATED.remove(Source::new(peer, port));
+    }
     let Found { client, known, lasts, why } = match config.proxies.protocol() {
         Some(ProxyProtocol::Pass) => proxy_header(ctx, peer),
         // With `strip` there is no gate.

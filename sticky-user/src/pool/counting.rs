@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::programs::BtfTracePoint;
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Btf, Ebpf};
 use sticky_ebpf::abi::maps;
 
@@ -19,7 +19,7 @@ use crate::kernel::{self, Need};
 use crate::refusal::Refusal;
 
 /// The name under which the program's link is pinned, and for as long as it takes to replace another's.
-const PIN: &str = "count";
+pub const PIN: &str = "count";
 const NEXT: &str = "count-next";
 
 const TRACEPOINT: &str = "inet_sock_set_state";
@@ -59,8 +59,8 @@ pub fn end(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Begins to count, or goes on with the counting that is there.
-pub fn begin(program: &mut Ebpf, dir: &Path) -> Result<()> {
+/// Begins to count, or goes on with the counting that is there. What is returned keeps the program, as its file does.
+pub fn begin(program: &mut Ebpf, dir: &Path) -> Result<PinnedLink> {
     let count = program.program_mut("count").context("the object has no program `count`")?;
     let count: &mut BtfTracePoint = count.try_into()?;
     count.load(TRACEPOINT, &Btf::from_sys_fs()?).map_err(kernel::rejected)?;
@@ -69,6 +69,7 @@ pub fn begin(program: &mut Ebpf, dir: &Path) -> Result<()> {
     let next = dir.join(NEXT);
     // Of one that was killed here.
     let _ = fs::remove_file(&next);
-    link.pin(&next).with_context(|| format!("`{}` cannot be pinned", next.display()))?;
-    fs::rename(&next, dir.join(PIN)).context("the program that counts cannot be replaced")
+    let link = link.pin(&next).with_context(|| format!("`{}` cannot be pinned", next.display()))?;
+    fs::rename(&next, dir.join(PIN)).context("the program that counts cannot be replaced")?;
+    Ok(link)
 }

@@ -63,10 +63,15 @@ impl Pool {
             self.open_doors(member.listener.uid)?;
             say(format_args!("{} trusts {}", self.id, trust::List(&self.pins.trusted()?)));
         }
+        self.show_peers(members);
+        Ok(())
+    }
+
+    /// Has the processes of these sockets see the proxy, or its client, as the peer of redirected connections.
+    pub fn show_peers(&mut self, members: &[Member]) {
         if self.doors.redirect.is_some() {
             self.doors.peers.show(&mut self.program, members);
         }
-        Ok(())
     }
 
     /// Whether somebody is trusted whose connections nobody takes.

@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use aya::programs::links::FdLink;
 use rustix::fs::fstat;
 use sticky_ebpf::abi::{Repair, maps};
 
 use super::pins::CHANGING;
-use super::{PIN, Pool, lock, remove_files, steer};
+use super::{PIN, Pool, counting, lock, remove_files, steer};
 use crate::group::{self, Member};
 use crate::kernel;
 use crate::say::{Seldom, say};
@@ -100,7 +101,8 @@ impl Pool {
         if !self.dir.join(CHANGING).exists() {
             self.pins.lock_anew(&self.dir)?;
         }
-        let names = maps::PINNED.iter().rev().map(|(name, ..)| *name).chain([PIN]);
+        let counting = self.counting.as_ref().map(|_| counting::PIN);
+        let names = maps::PINNED.iter().rev().map(|(name, ..)| *name).chain([PIN]).chain(counting);
         let missing: Vec<_> = names.filter(|name| !self.dir.join(name).exists()).collect();
         if missing.is_empty() {
             return Ok(());
@@ -127,6 +129,12 @@ impl Pool {
         let path = self.dir.join(name);
         if name == PIN {
             return Ok(steer(&mut self.program, &self.steering)?.pin(path)?);
+        }
+        if name == counting::PIN
+            && let Some(link) = self.counting.take()
+        {
+            self.counting = Some(FdLink::from(link).pin(path)?);
+            return Ok(());
         }
         Ok(self.program.map(name).context("the object has no such map")?.pin(path)?)
     }

@@ -6,7 +6,7 @@
 //! clients came this moment.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -92,12 +92,12 @@ pub fn see(pins: &mut Pins, present: impl IntoIterator<Item = Client>) -> Result
 
 /// Where the connections to the pool come from.
 fn peers(id: &PoolId) -> Result<Vec<SocketAddr>> {
-    let at = id.address.ip();
-    let family = if at.is_ipv4() { Family::V4 } else { Family::V6 };
+    let at = id.address.ip().to_canonical();
+    let family = if id.address.is_ipv4() { Family::V4 } else { Family::V6 };
     let mut peers = Vec::new();
     sock_diag::dump(Protocol::Tcp, family, StateFlags::ESTABLISHED, id.address.port(), |connection| {
         let ends = &connection.header.socket_id;
-        if at.is_unspecified() || IpAddr::to_canonical(&ends.source_address) == at {
+        if at.is_unspecified() || ends.source_address.to_canonical() == at {
             peers.push(SocketAddr::new(ends.destination_address, ends.destination_port));
         }
     })

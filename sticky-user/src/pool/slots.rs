@@ -4,11 +4,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
-use sticky_ebpf::abi::{MAX_SLOTS, Slot};
+use sticky_ebpf::abi::{MAX_SLOTS, Mode, Slot};
 
 use super::Pool;
+use crate::clock;
 use crate::group::{self, Member};
-use crate::standing;
 
 /// Which slot a new socket is to get.
 pub enum Wish {
@@ -77,19 +77,18 @@ impl Slots {
                 }
                 continue;
             }
-            if self.outside.contains(&cookie) {
-                continue;
-            }
             match admit(pool, member, wish(member)) {
                 Ok(Some(slot)) => {
+                    self.outside.remove(&cookie);
                     self.occupants.insert(slot, (cookie, member.programs()));
                     changes.push(Change::Joined(slot, member.clone()));
                 }
                 // Its process ended while we looked.
                 Ok(None) => {}
                 Err(why) => {
-                    self.outside.insert(cookie);
-                    changes.push(Change::Outside(member.clone(), format!("{why:#}")));
+                    if self.outside.insert(cookie) {
+                        changes.push(Change::Outside(member.clone(), format!("{why:#}")));
+                    }
                 }
             }
         }
@@ -112,6 +111,16 @@ impl Slots {
     }
 }
 
+impl Pool {
+    /// A slot that drains takes clients again as soon as another socket has it.
+    pub(super) fn end_drain(&mut self, slot: Slot) -> Result<()> {
+        if usize::from(slot) < MAX_SLOTS && self.pins.standing(slot)?.mode() == Mode::Draining {
+            self.pins.set_standings([slot].into_iter(), |standing| standing.ready(clock::now(), 0))?;
+        }
+        Ok(())
+    }
+}
+
 /// Puts a member into the slot it is to get; `None` when nobody holds the socket any more.
 fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     let slot = match wish {
@@ -130,7 +139,7 @@ fn admit(pool: &mut Pool, member: &Member, wish: Wish) -> Result<Option<Slot>> {
     if !rustix::net::sockopt::socket_reuseport(&socket)? {
         anyhow::bail!("it has no SO_REUSEPORT");
     }
-    standing::begin_anew(&mut pool.pins, slot)?;
+    pool.show_peers(std::slice::from_ref(member));
     pool.place(slot, &socket)?;
     Ok(Some(slot))
 }

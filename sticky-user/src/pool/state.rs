@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, PerCpuArray};
+use aya::programs::links::PinnedLink;
 use sticky_ebpf::abi::{
     COUNTERS, Config, ConfigOf3, KNOWN, Known, MAX_GATED, MAX_OPENED, Memory, Place, REDIRECTED, VERSION,
     maps,
@@ -36,6 +37,8 @@ pub struct State {
     pub program: Ebpf,
     /// The maps.
     pub pins: Pins,
+    /// What counts connections, if anything does.
+    pub counting: Option<PinnedLink>,
     /// Whether they were there already.
     pub adopted: bool,
 }
@@ -85,9 +88,7 @@ impl State {
             replace(dir, name, &mut program, &new)?;
         }
         let mut pins = Pins::open_unchecked(dir)?;
-        if counts {
-            counting::begin(&mut program, dir)?;
-        }
+        let counting = if counts { Some(counting::begin(&mut program, dir)?) } else { None };
         if old.is_some_and(|old| old.masks != new.masks) {
             say("clients are told apart in another way, so those that are known are forgotten");
             for (client, _) in pins.clients()? {
@@ -102,7 +103,7 @@ impl State {
                 say(format_args!("the pool's state is brought from version {version} to {VERSION}"));
             }
         }
-        Ok(Self { program, pins, adopted: version != 0 })
+        Ok(Self { program, pins, counting, adopted: version != 0 })
     }
 }
 

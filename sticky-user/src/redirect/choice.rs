@@ -61,11 +61,13 @@ impl Choice {
     }
 
     /// The slot for `client`, passing over those in `tried`, and the cookie of the socket in it; `None` when no
-    /// worker is left.
+    /// worker is left. Where a worker that was tried lives, its clients stay its own: it may have had enough of a request.
     pub fn slot(&self, client: Client, tried: &[Slot]) -> Result<Option<(Slot, u64)>> {
         self.with(|snapshot| {
             let moves = |from, cause| self.events.moved(from, cause);
-            let view = View { snapshot, pins: &self.pins, without: tried, moves: Some(&moves) };
+            let lives = tried.iter().any(|slot| snapshot.cookie(*slot).is_some());
+            let moves: Option<&dyn Fn(Slot, u32)> = if lives { None } else { Some(&moves) };
+            let view = View { snapshot, pins: &self.pins, without: tried, moves };
             let choice = view.steer(client)?;
             snapshot.cookie(choice.slot).map(|cookie| (choice.slot, cookie))
         })

@@ -1,8 +1,8 @@
 //! What workers see as the peer of the redirect's connections: the proxy or the client, by hooks on their cgroups.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -15,10 +15,11 @@ use crate::say::say;
 
 const HOOKS: [&str; 2] = ["peer4", "peer6"];
 
-/// The cgroups that have the hooks, for as long as the programs are loaded.
+/// The cgroups that have the hooks, for as long as the programs are loaded; by number, as a new one may have the name of
+/// one that is gone.
 #[derive(Default)]
 pub struct Peers {
-    hooked: HashSet<PathBuf>,
+    hooked: BTreeSet<u64>,
     told: bool,
 }
 
@@ -43,9 +44,7 @@ impl Peers {
             Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => return Ok(()),
             Err(error) => return Err(error),
         };
-        if self.hooked.contains(cgroup.path()) {
-            return Ok(());
-        }
+        let Some(id) = cgroup.id().filter(|id| !self.hooked.contains(id)) else { return Ok(()) };
         kernel::require(&[Need::ShowPeers])?;
         let dir = File::open(cgroup.path())?;
         for name in HOOKS {
@@ -60,7 +59,7 @@ impl Peers {
                 format!("the hook `{name}` cannot be attached to `{}`", cgroup.path().display())
             })?;
         }
-        self.hooked.insert(cgroup.path().to_owned());
+        self.hooked.insert(id);
         Ok(())
     }
 }

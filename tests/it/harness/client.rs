@@ -13,11 +13,16 @@ pub fn loopback(n: usize) -> IpAddr {
 
 /// A connection from `from` to `to`.
 pub fn dial(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    dial_at(SocketAddr::new(from, 0), to)
+}
+
+/// The same from a port of one's choice.
+pub fn dial_at(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // Many connections from many addresses: leave no TIME_WAIT behind.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-    bind(&socket, &SocketAddr::new(from, 0))?;
+    bind(&socket, &from)?;
     let timeout = Some(Duration::from_secs(10));
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, timeout)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, timeout)?;

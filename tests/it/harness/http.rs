@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::client::dial;
@@ -236,6 +236,12 @@ impl Wire {
             other => panic!("{other:?}, heard {:?}", String::from_utf8_lossy(&self.heard)),
         }
         self.stream.set_read_timeout(usual).expect("a socket");
+    }
+
+    /// Where the other end is.
+    pub fn peer(&self) -> SocketAddr {
+        let address = self.stream.peer_addr().expect("a connection");
+        SocketAddr::new(address.ip().to_canonical(), address.port())
     }
 
     /// Whether something has come, if only the end. Does not wait.

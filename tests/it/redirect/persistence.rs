@@ -175,6 +175,27 @@ fn a_request_that_kills_two_workers_is_given_up() {
     scene.workers.idle();
 }
 
+/// A worker that closes instead of an answer lives: its clients stay its own.
+#[test]
+fn who_had_enough_of_a_request_keeps_its_clients() {
+    let mut scene = Scene::new(&[]);
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\n{FROM}\r\n");
+    let (mut proxy, mut asked) = scene.ask(ask("/"));
+    let home = asked.worker;
+    asked.wire.say(OK);
+    assert_eq!(proxy.response().1, "ok");
+    drop(asked);
+    let (mut other, asked) = scene.ask(ask("/odd"));
+    assert_eq!(asked.worker, home);
+    drop(asked);
+    let mut elsewhere = scene.workers.asked();
+    assert_ne!(elsewhere.worker, home);
+    elsewhere.wire.say(OK);
+    assert_eq!(other.response().1, "ok");
+    let (_proxy, asked) = scene.ask(ask("/"));
+    assert_eq!(asked.worker, home, "a client moved away from a worker that lives");
+}
+
 /// The worker may have done it: only the client can know whether it may be done twice.
 #[test]
 fn a_request_that_must_not_be_repeated_is_not() {

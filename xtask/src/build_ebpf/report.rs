@@ -25,7 +25,7 @@ fn budget(program: &str) -> [u64; FIGURES.len()] {
         "reader" =>          [2400, 300_000, 19_000, 8000, 400],
         // The log lines, which are only loaded when asked for.
         "steer_traced" =>    [2500, 220_000,   7500, 1400, 512],
-        "reader_traced" =>   [2500, 330_000, 19_000, 8000, 560],
+        "reader_traced" =>   [2500, 330_000, 19_000, 8000, 576],
         "count" =>           [ 100,     150,     12,   12,  32],
         "peer4" | "peer6" => [ 200,     130,     10,   10,  64],
         "guard" =>           [ 130,     260,     20,   20,  64],
