@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use sticky_ebpf::abi::Place;
 use sticky_ebpf::hash::Seed;
@@ -83,7 +84,7 @@ struct RunArgs {
     workers: Option<u16>,
 
     /// Name of this run, by which the next one finds workers that outlived sticky [default: from command and folder]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 
     /// Run the workers as this user, with its groups

@@ -55,6 +55,10 @@ pub fn run(plan: &Plan) -> Result<()> {
         };
         match run.supervise(&mut stop, &mut reload).await {
             Ok(End::Succeeded) => run.bow_out(&mut stop).await,
+            Err(error) if run.adopted && !run.served => {
+                say("the workers go on, as they were found");
+                Err(error)
+            }
             served => {
                 let ended = run.stop(&mut stop).await;
                 served.and(ended)
@@ -87,8 +91,12 @@ struct Run<'a> {
     /// Who is about to take the run over.
     successor: Option<Successor>,
     _hooks: Hooks,
+    /// Whether workers were running when it began.
+    adopted: bool,
     /// Whether a worker of this run ever listened.
     served: bool,
+    /// What is wrong with the pools, as it was told.
+    trouble: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -141,7 +149,9 @@ impl<'a> Run<'a> {
             change: None,
             successor: None,
             _hooks: hooks,
+            adopted: crew.adopted > 0,
             served: false,
+            trouble: None,
         }
     }
 
@@ -215,14 +225,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Brings the pools up to date. What may pass is told and tried again; a refusal ends the run.
+    /// Brings the pools up to date. What goes wrong is told and tried again; a refusal ends a run that never served.
     fn look(&mut self) -> Result<()> {
         let aside = aside(&self.coming, &self.leavers);
         match self.ports.sync(&self.workers, &aside, &self.watch.told()) {
-            Ok(served) => self.served |= served,
-            Err(error) if error.is::<Refusal>() => return Err(error),
+            Ok(served) => {
+                self.served |= served;
+                self.trouble = None;
+            }
+            Err(error) if error.is::<Refusal>() && !self.served => return Err(error),
             Err(error) => {
-                say(format_args!("the pools cannot be brought up to date: {error:#}; trying again"))
+                let trouble = format!("{error:#}");
+                if self.trouble.as_ref() != Some(&trouble) {
+                    say(format_args!("the pools cannot be brought up to date: {trouble}; trying again"));
+                }
+                self.trouble = Some(trouble);
             }
         }
         Ok(())

@@ -110,6 +110,13 @@ pub fn add(target: Option<&Target>, what: &[Trusted]) -> Result<Vec<PoolTrust>> 
         )
         .into());
     }
+    if let Some((id, ..)) = pools.iter().find(|(id, ..)| id.interface != 0) {
+        return Err(Refusal::new(
+            format!("{id} is bound to an interface; its workers cannot be reached from a redirect"),
+            "name the pools that are meant with `--at`",
+        )
+        .into());
+    }
     for prefix in what.iter().flat_map(Trusted::prefixes) {
         pools.iter_mut().try_for_each(|(_, _, pins)| pins.trust(prefix))?;
     }

@@ -18,7 +18,7 @@ const changed = (then) => {
 };
 
 const server = http.createServer((request, response) => {
-  const answer = JSON.stringify({ pid: process.pid, worker: process.env.NODE_WORKER_ID, version });
+  const answer = JSON.stringify({ pid: process.pid, worker: process.env.NODE_WORKER_ID, version, peer: request.socket.remoteAddress });
   const status = request.url === '/ready' && version === 'unready' ? 503 : 200;
   const send = () => {
     if (ending) response.setHeader('connection', 'close');

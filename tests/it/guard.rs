@@ -282,9 +282,15 @@ fn a_strangers_socket_is_told_of_within_a_second() {
     let sticky = run_meddlers();
     let stranger = perl();
     told(&sticky, &stranger, "is also listened on by `perl`");
+    let mut sticky = sticky;
+    assert_eq!(sticky.terminate(), Some(0));
+    assert_eq!(
+        hear(loopback(1), SocketAddr::from(([127, 0, 0, 1], 3000))).expect("who is left serves everybody"),
+        "stranger"
+    );
     drop((sticky, stranger));
 
-    let _workers = meddlers(2);
+    let workers = meddlers(2);
     let sticky = start_sticky(&["attach", "3000"]);
     sticky.wait_for("is steered: 2 workers");
     let stranger = perl();
@@ -298,4 +304,10 @@ fn a_strangers_socket_is_told_of_within_a_second() {
     ]));
     user.wait_for("listening");
     told(&sticky, &user, "0.0.0.0:3000: `python3` ");
+    drop((user, workers));
+    sticky.wait_for("slot 0 has `perl`");
+    assert_eq!(
+        hear(loopback(1), SocketAddr::from(([127, 0, 0, 1], 3000))).expect("who is left gets the pool"),
+        "stranger"
+    );
 }

@@ -313,6 +313,49 @@ fn a_new_run_takes_the_slots_of_another_ones_orphans() {
     }
 }
 
+/// Somebody else follows the pool meanwhile: what was found goes on.
+#[test]
+fn a_run_that_cannot_have_its_pool_leaves_the_workers_it_found() {
+    let _net = net::isolate();
+    let app = app("name.py");
+    let command = ["run", "-w", "2", "--name", "found", "--", "python3", &app, "0.0.0.0", "3000"];
+    let mut first = start_sticky(&command);
+    first.wait_for("is complete");
+    let workers = pids(&pool("3000"));
+    first.signal(Signal::KILL);
+    first.wait();
+    let mut follower = start_sticky(&["attach", "3000"]);
+    follower.wait_for("is adopted: 2 workers");
+    let mut second = start_sticky(&command);
+    second.wait_for("is in use by sticky");
+    assert_eq!(second.wait().code(), Some(2));
+    assert_eq!(pids(&pool("3000")), workers);
+    hear(loopback(1), port(3000)).expect("an answer");
+    assert_eq!(follower.terminate(), Some(0));
+    let mut third = start_sticky(&command);
+    third.wait_for("adopted 2 of 2 workers");
+    third.wait_for("is complete");
+    assert_eq!(third.terminate(), Some(0));
+}
+
+/// As systemd gives them with `AmbientCapabilities`.
+#[test]
+fn workers_inherit_no_rights_of_stickys() {
+    let _net = net::isolate();
+    let program = "import socket, time
+print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('CapAmb')), flush=True)
+listener = socket.create_server(('0.0.0.0', 3000), reuse_port=True)
+time.sleep(600)";
+    let ambient = ["--inh-caps", "+bpf,+net_admin,+sys_ptrace,+net_bind_service"];
+    let ambient =
+        [&ambient[..], &["--ambient-caps", "+bpf,+net_admin,+sys_ptrace,+net_bind_service"]].concat();
+    let run =
+        [env!("CARGO_BIN_EXE_sticky"), "run", "-w", "1", "--name", "ambient", "--", "python3", "-c", program];
+    let sticky = Process::start(Command::new("setpriv").args(ambient).args(run));
+    // CAP_NET_BIND_SERVICE is left: it is the workers' business.
+    sticky.wait_for("0000000000000400");
+}
+
 #[test]
 fn stopping_while_workers_start_is_clean() {
     let _net = net::isolate();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::control::{self, Request};
 use crate::refusal::Refusal;
@@ -69,7 +70,7 @@ pub struct UpgradeArgs {
 #[derive(Args)]
 struct RunName {
     /// Which run, when there are several
-    #[arg(long = "name", value_name = "RUN")]
+    #[arg(long = "name", value_name = "RUN", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 }
 

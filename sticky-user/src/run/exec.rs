@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::{User, initgroups, setgid, setuid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::group::Target;
 
@@ -61,6 +62,7 @@ fn prepare(
     if let Some(name) = user {
         become_user(name)?;
     }
+    disown().context("what sticky has rights for cannot be kept from the worker")?;
     Ok((command, sockets))
 }
 
@@ -86,6 +88,23 @@ fn open(target: &Target, fd: i32) -> Result<OwnedFd> {
         .with_context(|| format!("{target} cannot be bound"))?;
     listen(&socket, 4096).with_context(|| format!("{target} cannot be listened on"))?;
     Ok(socket)
+}
+
+/// Keeps what sticky alone needs from the command, which would have it where a supervisor gave it as ambient capabilities:
+/// what may not be inherited is not ambient any more either, capabilities(7).
+fn disown() -> Result<()> {
+    use CapabilitySet as C;
+    const OURS: CapabilitySet = C::BPF
+        .union(C::PERFMON)
+        .union(C::NET_ADMIN)
+        .union(C::SYS_PTRACE)
+        .union(C::SETUID)
+        .union(C::SETGID)
+        .union(C::KILL)
+        .union(C::DAC_OVERRIDE);
+    let mut sets = capabilities(None)?;
+    sets.inheritable.remove(OURS);
+    Ok(set_capabilities(None, sets)?)
 }
 
 fn become_user(name: &str) -> Result<()> {

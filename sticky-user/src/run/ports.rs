@@ -10,6 +10,7 @@ use sticky_ebpf::abi::Slot;
 
 use super::Plan;
 use super::worker::{Name, Worker};
+use crate::detach;
 use crate::events::{self, Ledger};
 use crate::group::{self, Group, Member};
 use crate::inherit;
@@ -99,10 +100,13 @@ impl<'a> Ports<'a> {
                 );
             }
         }
+        let mut synced = Ok(());
         for (id, port) in &mut self.pools {
             let members = groups.iter().find(|group| group.id == *id).map_or(&[][..], |group| &group.members);
-            port.sync(members, &owners, workers.len())?;
+            // What goes wrong at one pool is not to keep the others from theirs.
+            synced = synced.and(port.sync(members, &owners, workers.len()));
         }
+        synced?;
         self.last.done(listening);
         Ok(self.is_served())
     }
@@ -152,6 +156,7 @@ impl<'a> Ports<'a> {
         for group in held(worker)? {
             let Some(Port { pool, .. }) = self.pools.get_mut(&group.id) else { continue };
             let mut slots = seats.remove(&group.id).unwrap_or_else(|| vec![worker.name.slot()]).into_iter();
+            pool.show_peers(&group.members);
             for member in &group.members {
                 let slot = match slots.next() {
                     Some(slot) => Some(slot),
@@ -245,9 +250,11 @@ impl<'a> Ports<'a> {
         redirect::close(self.take_redirects()).await;
     }
 
-    /// Forgets the pools, once the workers are gone.
+    /// Forgets the pools, once the workers are gone. Who else listens there is the kernel's to serve.
     pub fn remove(&mut self) -> Result<()> {
-        while let Some((_, port)) = self.pools.pop_first() {
+        while let Some((id, port)) = self.pools.pop_first() {
+            let others = group::find(id.protocol, |found| *found == id, listeners::processes)?;
+            others.iter().try_for_each(detach::release)?;
             port.pool.remove()?;
         }
         Ok(())

@@ -56,8 +56,11 @@ fn costs_no_request_and_moves_nobody() {
     }
     assert_eq!(cgroups(&name), ["worker-1-2", "worker-2-2", "worker-3-2"]);
     // Reloaded once more they have their first names again, and are workers like any.
+    // Who drained takes clients again.
+    done(&["drain", "1"]);
     done(&["reload", "--parallel", "3"]);
     assert_eq!(cgroups(&name), ["worker-1", "worker-2", "worker-3"]);
+    assert_eq!(pool("3000")["slots"][1]["mode"], "ready");
     let victim = live()[1];
     Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill");
     sticky.wait_for("worker 2 was killed by signal 9; starting it again now");
@@ -123,6 +126,31 @@ fn eight_workers_are_reloaded_again_and_again() {
         "{} connections, {rate:.0} a second, {reloads} reloads of 8 workers: none failed",
         visits.len()
     ));
+}
+
+/// The hooks that show it are in each new process's cgroup, whose name may be an earlier one's.
+#[test]
+fn new_processes_see_the_proxy_as_their_peer() {
+    let _net = net::isolate();
+    let (version, name) = (Version::new("1"), name("peer"));
+    let _sticky = version.run(&["-w", "2", "--name", &name, "--drain", "1s", "--trust", "127.0.0.2"]);
+    let proxy = std::net::Ipv4Addr::new(127, 0, 0, 2).into();
+    let peers = || {
+        let visits =
+            load(to(), (1..=8).map(|n| Asker::behind(proxy, loopback(n))).collect(), |round| round < 1);
+        let told = visits.into_iter().map(|visit| visit.answer.expect("an answer").told()["peer"].clone());
+        told.collect::<std::collections::HashSet<_>>()
+    };
+    let seen = std::collections::HashSet::from(["::ffff:127.0.0.2".into()]);
+    assert_eq!(peers(), seen);
+    for _ in 0..3 {
+        done(&["reload"]);
+        assert_eq!(peers(), seen);
+    }
+    for workers in ["1", "2"] {
+        done(&["scale", workers]);
+        assert_eq!(peers(), seen);
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a figure, for whoever asks for more than every day's load")]
