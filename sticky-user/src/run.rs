@@ -22,6 +22,7 @@ mod control;
 pub mod exec;
 mod hooks;
 mod leaving;
+mod orphans;
 mod output;
 mod place;
 mod plan;
@@ -35,6 +36,7 @@ use coming::Newcomer;
 use control::{Asker, Control, Order};
 use hooks::Hooks;
 use leaving::Leaver;
+use orphans::Orphans;
 use place::Place;
 pub use plan::Plan;
 use ports::Ports;
@@ -90,6 +92,7 @@ struct Run<'a> {
     change: Option<Change>,
     /// Who is about to take the run over.
     successor: Option<Successor>,
+    orphans: Orphans,
     _hooks: Hooks,
     /// Whether workers were running when it began.
     adopted: bool,
@@ -148,6 +151,7 @@ impl<'a> Run<'a> {
             leavers: leavers.collect(),
             change: None,
             successor: None,
+            orphans: Orphans::default(),
             _hooks: hooks,
             adopted: crew.adopted > 0,
             served: false,
@@ -227,6 +231,7 @@ impl<'a> Run<'a> {
 
     /// Brings the pools up to date. What goes wrong is told and tried again; a refusal ends a run that never served.
     fn look(&mut self) -> Result<()> {
+        self.orphans.reap();
         let aside = aside(&self.coming, &self.leavers);
         match self.ports.sync(&self.workers, &aside, &self.watch.told()) {
             Ok(served) => {

@@ -338,6 +338,25 @@ fn a_run_that_cannot_have_its_pool_leaves_the_workers_it_found() {
     assert_eq!(third.terminate(), Some(0));
 }
 
+/// As a container's first process.
+#[test]
+fn orphans_of_a_container_are_taken_note_of() {
+    let _net = net::isolate();
+    let worker = format!("(sleep 0.1 &) ; (sleep 0.1 &) ; exec python3 {} 0.0.0.0 3000", app("name.py"));
+    let run =
+        [env!("CARGO_BIN_EXE_sticky"), "run", "-w", "1", "--name", "container", "--", "sh", "-c", &worker];
+    let mut unshare = Command::new("unshare");
+    let unshared =
+        Process::start(unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).args(run));
+    unshared.wait_for("is complete");
+    let children = |pid: &str| {
+        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a list");
+        list.split_whitespace().map(String::from).collect::<Vec<_>>()
+    };
+    let sticky = children(&unshared.pid().to_string()).remove(0);
+    eventually("the worker is the only child", || (children(&sticky).len() == 1).then_some(()));
+}
+
 /// As systemd gives them with `AmbientCapabilities`.
 #[test]
 fn workers_inherit_no_rights_of_stickys() {
