@@ -1,14 +1,15 @@
 //! Who has a connection open is not gone, however long ago it began: he is not forgotten, and a drain keeps him.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use serde_json::Value;
 
 use crate::harness::client::dial_at;
-use crate::harness::eventually;
 use crate::harness::http::Wire;
 use crate::harness::process::{outcome, pool, start_sticky, sticky_ok};
 use crate::harness::scene::{Asked, POOL, Scene};
+use crate::harness::{eventually, net};
 
 /// As short as it can be for four looks in it.
 const REMEMBER: [&str; 2] = ["--remember", "4s"];
@@ -145,6 +146,26 @@ fn a_drain_keeps_who_has_a_tunnel_through_the_redirect() {
     drop((proxy, asked));
     assert_eq!(drained.wait().code(), Some(0));
     assert_ne!(explained(PRESENT)["slot"], home);
+}
+
+/// Where IPv4 comes to sockets of IPv6, as in Java.
+#[test]
+fn at_an_address_of_both_families() {
+    let _net = net::isolate();
+    let socket =
+        socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+    sockopt::set_socket_reuseport(&socket, true).expect("SO_REUSEPORT");
+    bind(&socket, &"[::ffff:127.0.0.1]:3000".parse::<SocketAddr>().expect("an address"))
+        .expect("port 3000 is free");
+    listen(&socket, 16).expect("it listens");
+    let sticky = start_sticky(&[&["attach", "3000"], &REMEMBER[..]].concat());
+    sticky.wait_for("is steered: 1 workers");
+    let dial = |client: &str| Wire::dial(client.parse::<IpAddr>().expect("an address"), POOL);
+    let _held = dial("127.1.0.1");
+    drop(dial("127.1.0.2"));
+    assert!(is_known("127.1.0.2"));
+    eventually("who came once is forgotten", || (!is_known("127.1.0.2")).then_some(()));
+    assert!(is_known("127.1.0.1"));
 }
 
 /// A proxy that connects from the same port again, for others.

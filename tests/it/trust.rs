@@ -1,6 +1,7 @@
 //! Who is believed: headers of trusted peers, read from the right, and of nobody else. `sticky explain` says the same.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -70,6 +71,27 @@ fn check(rows: &[(&str, &[&str], &str)]) {
             }
         }
     }
+}
+
+#[test]
+fn a_pool_at_an_interface_cannot_trust() {
+    let _net = net::isolate();
+    let program = "import socket, time
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+listener.setsockopt(socket.SOL_SOCKET, 25, b'lo')
+listener.bind(('0.0.0.0', 3000))
+listener.listen()
+print('listening', flush=True)
+time.sleep(600)";
+    let worker = Process::start(Command::new("python3").args(["-c", program]));
+    worker.wait_for("listening");
+    let sticky = start_sticky(&["attach", "3000"]);
+    sticky.wait_for("is steered: 1 workers");
+    let refused = run_sticky(&["trust", "add", "loopback"]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && error.contains("is bound to an interface"), "{error}");
+    assert!(sticky_ok(&["trust", "list"]).contains("trusts nobody"));
 }
 
 #[test]
