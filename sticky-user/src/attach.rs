@@ -1,6 +1,7 @@
 //! `sticky attach`: steer a pool that already runs, and follow it.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use sticky_ebpf::abi::MAX_SLOTS;
@@ -69,6 +70,8 @@ fn find(plan: &Plan) -> Result<Vec<Group>> {
 struct Followed {
     pool: Pool,
     slots: Slots,
+    /// The programs, with their users, that had slots so far: theirs come again, whoever was there meanwhile.
+    programs: HashSet<(PathBuf, u32)>,
     /// The processes there were at the last look.
     seen: HashSet<u32>,
     /// Those of them that hold sockets of the pool.
@@ -82,6 +85,7 @@ impl Followed {
         let mut followed = Self {
             pool: Pool::open(group.id, &plan.steering)?,
             slots: Slots::default(),
+            programs: HashSet::new(),
             seen: HashSet::new(),
             holders: HashSet::new(),
             last: LastLook::default(),
@@ -113,10 +117,13 @@ impl Followed {
 
     fn sync(&mut self, group: &Group, mixed: bool) -> Result<Vec<Change>> {
         let cookies = self.pool.pins.cookies()?;
-        let placed: Vec<&Member> =
-            group.members.iter().filter(|member| cookies.contains(&Some(member.listener.cookie))).collect();
+        let (mut free, programs) = (true, &mut self.programs);
+        for member in group.members.iter().filter(|member| cookies.contains(&Some(member.listener.cookie))) {
+            free = false;
+            programs.extend(member.identities());
+        }
         self.slots.sync(&mut self.pool, &group.members, |member| {
-            if mixed || placed.is_empty() || placed.iter().any(|other| other.same_program(member)) {
+            if mixed || free || !programs.is_disjoint(&member.identities()) {
                 Wish::EmptyFrom(0)
             } else {
                 Wish::None("it is another program, or another user's, than the pool's workers (`--mixed` takes it in)".into())

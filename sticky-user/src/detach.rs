@@ -57,8 +57,14 @@ fn detach_pool(id: &PoolId, dir: &Path) -> Result<()> {
 
 /// Takes the program off a group, through any of its sockets; a group that died took the program with it.
 pub fn release(group: &Group) -> Result<()> {
-    match group.members.first() {
-        Some(member) => pool::detach(member.fetch()?),
-        None => Ok(()),
+    let mut released = Ok(());
+    for member in &group.members {
+        released = member.fetch().and_then(pool::detach);
+        match &released {
+            Ok(()) => break,
+            Err(error) if group::is_gone(error) => released = Ok(()),
+            Err(_) => {}
+        }
     }
+    released
 }

@@ -263,13 +263,8 @@ impl Member {
     }
 
     /// Who holds the socket, as (program, user).
-    fn identities(&self) -> HashSet<(PathBuf, u32)> {
+    pub fn identities(&self) -> HashSet<(PathBuf, u32)> {
         self.holders.iter().filter_map(|holder| identity(holder.pid)).collect()
-    }
-
-    /// Whether one of the holders is the same program and user as one of `other`'s.
-    pub fn same_program(&self, other: &Member) -> bool {
-        !self.identities().is_disjoint(&other.identities())
     }
 
     /// The holders as a user reads them.

@@ -1,5 +1,6 @@
 //! Operators' rules, this prefix → this slot: `sticky pin`, `unpin` and `pins`.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -48,6 +49,13 @@ pub fn pin(
     let until = time.map_or(Pin::FOR_EVER, |time| clock::now().after(clock::units(time).max(1)));
     for (id, _, pins) in &mut pools {
         let whole = whole(prefix, pins.config()?.masks);
+        if whole.contains(&IpAddr::from(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped())) {
+            return Err(Refusal::new(
+                format!("{prefix} is a part of {whole}, which is one client, but covers all of IPv4 too"),
+                "pin another prefix, or none",
+            )
+            .into());
+        }
         if whole != *prefix {
             text += &format!("{id}: all of {whole} is one client, of which {prefix} is a part\n");
         }
@@ -79,7 +87,9 @@ pub fn unpin(at: Option<&Target>, prefix: Option<&IpNet>) -> Result<String> {
     for (id, _, mut pins) in pool::named(at)? {
         let masks = pins.config()?.masks;
         for (pinned, _) in pins.pins()? {
-            if prefix.is_none_or(|prefix| whole(prefix, masks) == pinned) && pins.unpin(&pinned)? {
+            if prefix.is_none_or(|prefix| *prefix == pinned || whole(prefix, masks) == pinned)
+                && pins.unpin(&pinned)?
+            {
                 text += &format!("{id}: {pinned} is pinned no more\n");
             }
         }

@@ -205,8 +205,8 @@ impl Pool {
     /// The caller closes `socket`, a duplicate, at once: held longer it would keep a dead worker's listener open.
     pub fn place(&mut self, slot: Slot, socket: impl AsFd) -> Result<()> {
         let socket = socket.as_fd();
-        self.end_drain(slot)?;
         self.pins.place(slot, socket.as_raw_fd()).map_err(|error| self.not_placed(error))?;
+        self.end_drain(slot)?;
         self.grow(usize::from(slot) + 1)?;
         self.take_over(slot, socket)
     }

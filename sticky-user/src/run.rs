@@ -57,7 +57,7 @@ pub fn run(plan: &Plan) -> Result<()> {
         };
         match run.supervise(&mut stop, &mut reload).await {
             Ok(End::Succeeded) => run.bow_out(&mut stop).await,
-            Err(error) if run.adopted && !run.served => {
+            Err(error) if run.adopted && !run.served && error.is::<Refusal>() => {
                 say("the workers go on, as they were found");
                 Err(error)
             }

@@ -17,6 +17,8 @@ use crate::pool::pins::Pins;
 use crate::refusal::Refusal;
 use crate::say::say;
 
+/// The shortest time after which a client is gone, in units of [`Moment`].
+const SHORTEST: u32 = 3;
 /// How often to look whether a slot is drained.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often to say how far it is, at most.
@@ -192,7 +194,9 @@ impl Change {
         match self {
             Self::Drain { idle, deadline } => {
                 let over = deadline.map_or(0, |deadline| clock::units(deadline).max(1));
-                standing.draining(now, over, clock::units(*idle))
+                // Shorter, who is there would be gone between two looks at it.
+                let idle = if idle.is_zero() { 0 } else { clock::units(*idle).max(SHORTEST) };
+                standing.draining(now, over, idle)
             }
             Self::Maintenance => standing.maintenance(now),
             Self::Ready { slow_start } => standing.ready(now, clock::units(*slow_start)),

@@ -41,16 +41,19 @@ impl FromStr for Trusted {
             "linklocal" => &["169.254.0.0/16", "fe80::/10"],
             one => &[one],
         };
-        named.iter().map(|text| prefix(text)).collect::<Result<_, _>>().map(Self)
+        let prefixes = named.iter().map(|text| prefix(text)).collect::<Result<_, _>>();
+        prefixes
+            .map(Self)
+            .map_err(|error| format!("{error}; `loopback`, `private` and `linklocal` name some"))
     }
 }
 
-/// A prefix or an address; v4-mapped ones become IPv4.
-fn prefix(text: &str) -> Result<IpNet, String> {
-    let prefix =
-        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-            "expected a prefix (`10.0.0.0/8`), an address, `loopback`, `private` or `linklocal`".to_owned()
-        })?;
+/// A prefix or an address, without the bits that do not count; v4-mapped ones become IPv4.
+pub fn prefix(text: &str) -> Result<IpNet, String> {
+    let prefix = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "expected a prefix (`10.0.0.0/8`) or an address".to_owned())?;
     let IpNet::V6(six) = prefix else { return Ok(prefix.trunc()) };
     match (six.addr().to_ipv4_mapped(), six.prefix_len().checked_sub(96)) {
         (Some(four), Some(length)) => {

@@ -310,4 +310,8 @@ fn a_strangers_socket_is_told_of_within_a_second() {
         hear(loopback(1), SocketAddr::from(([127, 0, 0, 1], 3000))).expect("who is left gets the pool"),
         "stranger"
     );
+    // Whose program it was is let in again.
+    let _back = meddlers(2);
+    sticky.wait_for("slot 1 has `python3`");
+    sticky.wait_for("slot 2 has `python3`");
 }

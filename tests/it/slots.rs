@@ -261,6 +261,12 @@ fn a_part_of_a_client_is_pinned_as_a_whole() {
             serde_json::from_str(&sticky_ok(&["explain", address, "3000", "--json"])).expect("JSON");
         (told[0]["outcome"].clone(), told[0]["slot"].as_u64().expect("a slot"))
     };
+    sticky_ok(&["pin", "::ffff:203.0.113.7", "1"]);
+    assert_eq!(slot("203.0.113.7"), ("pinned".into(), 1));
+    assert_ne!(slot("203.0.113.8").0, "pinned");
+    sticky_ok(&["unpin", "203.0.113.7"]);
+    let refused = run_sticky(&["pin", "::1", "1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("covers all of IPv4 too"), "{refused:?}");
     for (address, neighbour) in [("2001:db8::1", "2001:db8::2"), ("2001:db8:0:1::/96", "2001:db8:0:1:8000::")]
     {
         let other = (slot(neighbour).1 + 1) % 4;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,17 +13,19 @@ use sticky_ebpf::abi::Slot;
 use super::parse_duration;
 use crate::group::Target;
 use crate::refusal::Refusal;
+use crate::trust;
 
 /// Give the clients of a prefix a slot, whatever else is known of them
 ///
-/// Of several pins that cover a client the longest counts. While the slot has no worker, a pin is as good as none.
+/// Of several pins that cover a client the longest counts. While the slot has no worker, a pin is as good as none. What is
+/// only a part of a client, one IPv6 address say, pins the client.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  sticky pin 203.0.113.7 2\n  sticky pin 10.0.0.0/8 0 --for 2h\n  sticky pin 2001:db8::/48 1 --dry-run"
 )]
 pub struct PinArgs {
     /// Whose
-    #[arg(value_name = "CIDR", value_parser = parse_prefix)]
+    #[arg(value_name = "CIDR", value_parser = trust::prefix)]
     pub prefix: IpNet,
 
     /// The slot's number, as `sticky status` shows it
@@ -48,7 +49,7 @@ pub struct PinArgs {
 #[command(after_help = "Examples:\n  sticky unpin 203.0.113.7\n  sticky unpin --all --at 3000")]
 pub struct UnpinArgs {
     /// The prefix, as `sticky pins` shows it
-    #[arg(value_name = "CIDR", required_unless_present = "all", value_parser = parse_prefix)]
+    #[arg(value_name = "CIDR", required_unless_present = "all", value_parser = trust::prefix)]
     pub prefix: Option<IpNet>,
 
     /// All there are
@@ -113,15 +114,4 @@ pub fn read(file: &PathBuf) -> Result<String> {
     })?;
     // What is no text is refused for what it says.
     Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// A prefix or an address, without the bits that do not count.
-fn parse_prefix(text: &str) -> Result<IpNet, String> {
-    let prefix = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let prefix = prefix.map_err(|_| "expected a prefix (`10.0.0.0/8`) or an address".to_owned())?.trunc();
-    let mapped = std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
-    if prefix.addr().is_ipv6() && prefix.prefix_len() < 96 && prefix.contains(&IpAddr::from(mapped)) {
-        return Err("this prefix covers all of IPv4 too; `2000::/3` is all of IPv6 that is in use".into());
-    }
-    Ok(prefix)
 }

@@ -23,7 +23,7 @@ pub struct DrainArgs {
     #[command(flatten)]
     slots: SlotArgs,
 
-    /// How long a client must have had no connection, to be sent elsewhere when it comes again; 0: none is
+    /// How long a client must have had no connection, to be sent elsewhere when it comes again, 3s at least; 0: none is
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     idle: Duration,
 

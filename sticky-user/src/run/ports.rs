@@ -85,30 +85,34 @@ impl<'a> Ports<'a> {
                 owners.keys().copied()
             },
         )?;
+        // What goes wrong at one pool is not to keep the others from theirs.
+        let mut synced = Ok(());
         for group in &groups {
             let serves = |member: &Member| matches!(owner(&owners, member), Some(Owner::Worker(_)));
             let ours = group.members.iter().any(serves);
             if !self.pools.contains_key(&group.id) && ours && shares_port(&group.members)? {
-                let mut pool = Pool::open(group.id, &self.plan.steering)?;
-                if self.surplus {
-                    pool.shrink(workers.len())?;
+                match self.open(group.id, workers.len()) {
+                    Ok(port) => _ = self.pools.insert(group.id, port),
+                    Err(error) => synced = synced.and(Err(error)),
                 }
-                pool.grow(workers.len())?;
-                self.pools.insert(
-                    group.id,
-                    Port { pool, slots: Slots::default(), complete: false, ledger: Ledger::default() },
-                );
             }
         }
-        let mut synced = Ok(());
         for (id, port) in &mut self.pools {
             let members = groups.iter().find(|group| group.id == *id).map_or(&[][..], |group| &group.members);
-            // What goes wrong at one pool is not to keep the others from theirs.
             synced = synced.and(port.sync(members, &owners, workers.len()));
         }
         synced?;
         self.last.done(listening);
         Ok(self.is_served())
+    }
+
+    fn open(&self, id: PoolId, workers: usize) -> Result<Port> {
+        let mut pool = Pool::open(id, &self.plan.steering)?;
+        if self.surplus {
+            pool.shrink(workers)?;
+        }
+        pool.grow(workers)?;
+        Ok(Port { pool, slots: Slots::default(), complete: false, ledger: Ledger::default() })
     }
 
     /// The slots that this worker has.
@@ -253,8 +257,13 @@ impl<'a> Ports<'a> {
     /// Forgets the pools, once the workers are gone. Who else listens there is the kernel's to serve.
     pub fn remove(&mut self) -> Result<()> {
         while let Some((id, port)) = self.pools.pop_first() {
-            let others = group::find(id.protocol, |found| *found == id, listeners::processes)?;
-            others.iter().try_for_each(detach::release)?;
+            let others = group::find(id.protocol, |found| *found == id, listeners::processes);
+            let released = others.and_then(|others| others.iter().try_for_each(detach::release));
+            released.unwrap_or_else(|error| {
+                say(format_args!(
+                    "{id}: what else listens there cannot be given back to the kernel: {error:#}"
+                ));
+            });
             port.pool.remove()?;
         }
         Ok(())
