@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::client::{get, hear, loopback};
 use crate::harness::process::{
@@ -311,6 +311,32 @@ fn a_new_run_takes_the_slots_of_another_ones_orphans() {
         let pid = hear(loopback(n), port(3000)).expect("an answer").parse().expect("a PID");
         assert!(workers.contains(&Some(pid)));
     }
+}
+
+#[test]
+fn a_port_of_somebody_elses_keeps_workers_from_no_other() {
+    let _net = net::isolate();
+    let other =
+        Process::start(Command::new("python3").args([&app("name.py"), "0.0.0.0", "4000", "reuseport"]));
+    other.wait_for("listening");
+    let follower = start_sticky(&["attach", "4000", "--mixed"]);
+    follower.wait_for("is steered: 1 workers");
+    let program = "import signal, socket, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+first = socket.create_server(('0.0.0.0', 3000), reuse_port=True)
+signal.sigwait([signal.SIGUSR1])
+second = socket.create_server(('0.0.0.0', 4000), reuse_port=True)
+time.sleep(600)";
+    let sticky = start_sticky(&["run", "-w", "2", "--name", "ports", "--", "python3", "-c", program]);
+    sticky.wait_for("0.0.0.0:3000 is complete: 2 workers");
+    for pid in pids(&pool("3000")).into_iter().flatten() {
+        let pid = Pid::from_raw(i32::try_from(pid).expect("a PID")).expect("a PID");
+        kill_process(pid, Signal::USR1).expect("the worker is there");
+    }
+    sticky.wait_for("the pool 0.0.0.0:4000 is in use by sticky");
+    let old = pids(&pool("3000"))[0].expect("a PID");
+    crate::crash::kill(old);
+    eventually("another process has its slot", || pids(&pool("3000"))[0].filter(|pid| *pid != old));
 }
 
 /// Somebody else follows the pool meanwhile: what was found goes on.
