@@ -162,7 +162,9 @@ impl Plan {
             Change::Drain { idle, deadline } => {
                 let idle = match idle.is_zero() {
                     true => "for good".into(),
-                    false => format!("until they have had no connection for {}", format_duration(*idle)),
+                    false => {
+                        format!("until they have had no connection for {}", format_duration(shown(*idle)))
+                    }
                 };
                 let limit = deadline
                     .map_or_else(String::new, |limit| format!(", {} at most", format_duration(limit)));
@@ -178,6 +180,11 @@ impl Plan {
         let would = if self.dry_run { " (not done: --dry-run)" } else { "" };
         format!("{id}: slot {slot} {what}{would}\n")
     }
+}
+
+/// How long a client must not have come, as it is done.
+fn shown(idle: Duration) -> Duration {
+    idle.max(clock::duration(SHORTEST))
 }
 
 /// Slots as a sentence has them.
@@ -225,7 +232,8 @@ fn wait(id: &PoolId, pins: &Pins, slots: &BTreeSet<Slot>) -> Result<()> {
             (told, at) = (Some(left), Some(std::time::Instant::now()));
             let most =
                 longest.map_or_else(String::new, |most| format!(", for {} at most", format_duration(most)));
-            say(format_args!("{id}: {left} clients stay{most}"));
+            let stay = if left == 1 { "1 client stays".into() } else { format!("{left} clients stay") };
+            say(format_args!("{id}: {stay}{most}"));
         }
         std::thread::sleep(LOOK);
     }

@@ -141,7 +141,7 @@ fn a_drain_keeps_who_has_a_tunnel_through_the_redirect() {
     let age = || explained(PRESENT)["known"]["gone"].as_u64().expect("an age");
     eventually("that was long ago", || (age() >= 3).then_some(()));
     let mut drained = start_sticky(&["drain", &home.to_string(), "--idle", "2s", "--wait"]);
-    drained.wait_for("1 clients stay");
+    drained.wait_for("1 client stays");
     eventually("it is seen", || (age() < 3).then_some(()));
     drop((proxy, asked));
     assert_eq!(drained.wait().code(), Some(0));
