@@ -16,7 +16,7 @@ use crate::pool::slots::{Change, Slots, Wish};
 use crate::pool::{Pool, Steering};
 use crate::redirect;
 use crate::refusal::Refusal;
-use crate::say::{ready, say};
+use crate::say::{Trouble, ready, say};
 use crate::stop::Stop;
 use crate::watch::Watch;
 
@@ -78,6 +78,7 @@ struct Followed {
     holders: HashSet<u32>,
     last: LastLook,
     ledger: Ledger,
+    trouble: Trouble,
 }
 
 impl Followed {
@@ -90,6 +91,7 @@ impl Followed {
             holders: HashSet::new(),
             last: LastLook::default(),
             ledger: Ledger::default(),
+            trouble: Trouble::default(),
         };
         let adopted = followed.pool.adopted;
         if let Err(error) = followed.fill(group, plan) {
@@ -198,7 +200,8 @@ async fn follow(mut followed: Vec<Followed>, mut watch: Watch, mut stop: Stop, p
                 for one in &mut followed {
                     let id = one.pool.id;
                     one.pool.guard(&told);
-                    one.look(plan.mixed).unwrap_or_else(|error| say(format_args!("{id}: {error:#}; trying again")));
+                    let failed = one.look(plan.mixed).err();
+                    one.trouble.is(failed.map(|error| format!("{id}: {error:#}")));
                 }
             }
             () = stop.told() => break,

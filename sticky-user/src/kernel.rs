@@ -60,7 +60,7 @@ pub fn too_old(error: anyhow::Error) -> anyhow::Error {
     match lacks(&release) {
         Some((feature, since)) => error.context(Refusal::new(
             format!("Linux {release} is too old: it lacks {feature}, new in {since}"),
-            "use a kernel of 5.14 or later; Debian 12, Ubuntu 22.04 and RHEL 9 have one",
+            "use a kernel of 5.14 or later (arm64: 5.18); Debian 12, Ubuntu 22.04 and RHEL 9 have one",
         )),
         None => error.context("the kernel did not take sticky's program"),
     }

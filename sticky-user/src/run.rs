@@ -10,7 +10,7 @@ use crate::control::Request;
 use crate::inherit::Heir;
 use crate::kernel::{self, Need};
 use crate::refusal::Refusal;
-use crate::say::say;
+use crate::say::{Trouble, say};
 use crate::stop::Stop;
 use crate::watch::Watch;
 
@@ -98,8 +98,7 @@ struct Run<'a> {
     adopted: bool,
     /// Whether a worker of this run ever listened.
     served: bool,
-    /// What is wrong with the pools, as it was told.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl<'a> Run<'a> {
@@ -155,7 +154,7 @@ impl<'a> Run<'a> {
             _hooks: hooks,
             adopted: crew.adopted > 0,
             served: false,
-            trouble: None,
+            trouble: Trouble::default(),
         }
     }
 
@@ -236,15 +235,11 @@ impl<'a> Run<'a> {
         match self.ports.sync(&self.workers, &aside, &self.watch.told()) {
             Ok(served) => {
                 self.served |= served;
-                self.trouble = None;
+                self.trouble.is(None);
             }
             Err(error) if error.is::<Refusal>() && !self.served => return Err(error),
             Err(error) => {
-                let trouble = format!("{error:#}");
-                if self.trouble.as_ref() != Some(&trouble) {
-                    say(format_args!("the pools cannot be brought up to date: {trouble}; trying again"));
-                }
-                self.trouble = Some(trouble);
+                self.trouble.is(Some(format!("the pools cannot be brought up to date: {error:#}")));
             }
         }
         Ok(())

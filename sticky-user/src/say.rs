@@ -35,6 +35,20 @@ pub fn reloading() {
     }
 }
 
+/// What is wrong for as long as it is: said once, however often it is tried again.
+#[derive(Default)]
+pub struct Trouble(Option<String>);
+
+impl Trouble {
+    /// Says what went wrong this time, unless it was the same the last time; `None`: nothing did.
+    pub fn is(&mut self, what: Option<String>) {
+        if let Some(what) = what.as_ref().filter(|what| self.0.as_ref() != Some(what)) {
+            say(format_args!("{what}; trying again"));
+        }
+        self.0 = what;
+    }
+}
+
 /// A place that says something at most once a second, however often it happens.
 pub struct Seldom(Mutex<(Option<Instant>, u64)>);
 

@@ -17,8 +17,8 @@ use crate::pool::pins::Pins;
 use crate::refusal::Refusal;
 use crate::say::say;
 
-/// The shortest time after which a client is gone, in units of [`Moment`].
-const SHORTEST: u32 = 3;
+/// The shortest time after which a client is gone: within a shorter one, who is there could be missed between two looks.
+pub const SHORTEST: Duration = Duration::from_secs(3);
 /// How often to look whether a slot is drained.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often to say how far it is, at most.
@@ -162,9 +162,7 @@ impl Plan {
             Change::Drain { idle, deadline } => {
                 let idle = match idle.is_zero() {
                     true => "for good".into(),
-                    false => {
-                        format!("until they have had no connection for {}", format_duration(shown(*idle)))
-                    }
+                    false => format!("until they have had no connection for {}", format_duration(*idle)),
                 };
                 let limit = deadline
                     .map_or_else(String::new, |limit| format!(", {} at most", format_duration(limit)));
@@ -182,11 +180,6 @@ impl Plan {
     }
 }
 
-/// How long a client must not have come, as it is done.
-fn shown(idle: Duration) -> Duration {
-    idle.max(clock::duration(SHORTEST))
-}
-
 /// Slots as a sentence has them.
 fn numbers(slots: usize) -> String {
     match slots {
@@ -201,9 +194,7 @@ impl Change {
         match self {
             Self::Drain { idle, deadline } => {
                 let over = deadline.map_or(0, |deadline| clock::units(deadline).max(1));
-                // Shorter, who is there would be gone between two looks at it.
-                let idle = if idle.is_zero() { 0 } else { clock::units(*idle).max(SHORTEST) };
-                standing.draining(now, over, idle)
+                standing.draining(now, over, clock::units(*idle))
             }
             Self::Maintenance => standing.maintenance(now),
             Self::Ready { slow_start } => standing.ready(now, clock::units(*slow_start)),

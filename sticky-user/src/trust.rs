@@ -12,9 +12,9 @@ use serde::Serialize;
 use sticky_ebpf::abi::REDIRECT;
 
 use crate::group::Target;
-use crate::pool;
 use crate::pool::id::{PoolId, Protocol};
 use crate::pool::pins::Pins;
+use crate::pool::{self, socket};
 use crate::refusal::Refusal;
 
 /// What is trusted with one word: a prefix, an address, or a named set of prefixes.
@@ -113,13 +113,7 @@ pub fn add(target: Option<&Target>, what: &[Trusted]) -> Result<Vec<PoolTrust>> 
         )
         .into());
     }
-    if let Some((id, ..)) = pools.iter().find(|(id, ..)| id.interface != 0) {
-        return Err(Refusal::new(
-            format!("{id} is bound to an interface; its workers cannot be reached from a redirect"),
-            "name the pools that are meant with `--at`",
-        )
-        .into());
-    }
+    pools.iter().try_for_each(|(id, ..)| socket::reachable(id))?;
     for prefix in what.iter().flat_map(Trusted::prefixes) {
         pools.iter_mut().try_for_each(|(_, _, pins)| pins.trust(prefix))?;
     }

@@ -60,6 +60,10 @@ fn for_client(client: &str, more: &str) -> String {
     format!("{HOST}X-Forwarded-For: {client}\r\n{more}\r\n")
 }
 
+fn proxy_header(client: &str) -> String {
+    format!("PROXY TCP4 {client} 127.0.0.1 4660 3000\r\n")
+}
+
 #[test]
 fn with_a_connection_of_its_own() {
     let mut scene = Scene::new(&REMEMBER);
@@ -88,9 +92,8 @@ fn with_an_answer_that_lasts_through_the_redirect() {
 #[test]
 fn with_a_tunnel_behind_a_proxy_header() {
     let mut scene = Scene::new(&[&REMEMBER[..], &["--proxy-protocol", "strip"]].concat());
-    let header = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4660 3000\r\n{HOST}\r\n");
-    let held = scene.ask(header(PRESENT));
-    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(header(GONE)));
+    let held = scene.ask(proxy_header(PRESENT) + HOST + "\r\n");
+    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(proxy_header(GONE) + HOST + "\r\n"));
 }
 
 #[test]
@@ -104,9 +107,8 @@ fn with_a_websocket_through_the_gate() {
 #[test]
 fn with_a_proxy_header_through_the_gate() {
     let mut scene = Scene::gated(&[&REMEMBER[..], &["--proxy-protocol", "pass"]].concat());
-    let header = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4660 3000\r\n\r\n");
-    let held = scene.ask(header(PRESENT));
-    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(header(GONE)));
+    let held = scene.ask(proxy_header(PRESENT) + "\r\n");
+    outlasts(&mut scene, held, (PRESENT, GONE), |scene| scene.ask(proxy_header(GONE) + "\r\n"));
     assert_eq!(outcome(&pool("3000"), "gated"), 2, "by the gate, both");
 }
 

@@ -165,6 +165,8 @@ fn a_drain_waits_for_clients_to_be_gone() {
     let homes = slots(&load(to(), askers(by_itself, 1..=KNOWN), |round| round < 1));
     let dry = sticky_ok(&["drain", "1", "--idle", "3s", "--dry-run"]);
     assert!(dry.contains("until they have had no connection for 3s (not done: --dry-run)"), "{dry}");
+    let dry = sticky_ok(&["drain", "1", "--idle", "1s", "--dry-run"]);
+    assert!(dry.contains("until they have had no connection for 3s (not done"), "{dry}");
     assert_eq!(pool("3000")["slots"][1]["mode"], "ready");
     let mut waiting = start_sticky(&["drain", "1", "--idle", "2s", "--deadline", "8s", "--wait"]);
     let begin = Instant::now();

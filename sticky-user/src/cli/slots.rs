@@ -8,7 +8,7 @@ use sticky_ebpf::abi::{MAX_SLOTS, Slot};
 
 use super::parse_duration;
 use crate::group::Target;
-use crate::standing::{Change, Plan, Who};
+use crate::standing::{Change, Plan, SHORTEST, Who};
 
 /// Take a worker out gently: no new clients, while those it has stay until they are gone
 ///
@@ -115,7 +115,8 @@ impl SlotArgs {
 
 impl From<DrainArgs> for Plan {
     fn from(args: DrainArgs) -> Self {
-        let change = Change::Drain { idle: args.idle, deadline: args.deadline };
+        let idle = if args.idle.is_zero() { args.idle } else { args.idle.max(SHORTEST) };
+        let change = Change::Drain { idle, deadline: args.deadline };
         Self { wait: args.wait, ..args.slots.plan(change) }
     }
 }

@@ -17,7 +17,7 @@ use super::pins::CHANGING;
 use super::{PIN, Pool, counting, lock, remove_files, steer};
 use crate::group::{self, Member};
 use crate::kernel;
-use crate::say::{Seldom, say};
+use crate::say::{Seldom, Trouble, say};
 use crate::watch::{Deed, Told};
 
 /// How often the program is attached again untold, at every look nobody asked for: the kernel's word can be missing.
@@ -39,8 +39,7 @@ pub struct Guard {
     /// When it was last done.
     last: Option<Instant>,
     repairs: Seldom,
-    /// What went wrong the last time, said once.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl Pool {
@@ -52,12 +51,8 @@ impl Pool {
     /// Puts right what somebody meddled with. What goes wrong is told, and tried again the next time.
     pub fn guard(&mut self, told: &Told) {
         let files = self.keep_files();
-        let trouble = self.keep_program(told).and(files).err().map(|error| format!("{error:#}"));
-        if let Some(trouble) = trouble.as_ref().filter(|trouble| self.guard.trouble.as_ref() != Some(trouble))
-        {
-            say(format_args!("{}: {trouble}; trying again", self.id));
-        }
-        self.guard.trouble = trouble;
+        let failed = self.keep_program(told).and(files).err();
+        self.guard.trouble.is(failed.map(|error| format!("{}: {error:#}", self.id)));
     }
 
     fn keep_program(&mut self, told: &Told) -> Result<()> {

@@ -52,7 +52,7 @@ impl Pool {
 /// Has the affinity table say that clients with connections open to the pool came this moment. Of connections of proxies
 /// it is known whose they are where [`maps::GATED`](sticky_ebpf::abi::maps::GATED) says so; the redirect's are its own
 /// business.
-pub fn see_open(id: &PoolId, pins: &mut Pins) -> Result<()> {
+fn see_open(id: &PoolId, pins: &mut Pins) -> Result<()> {
     let config = pins.config()?;
     if id.protocol == Protocol::Udp || config.memory.remember == 0 {
         return Ok(());

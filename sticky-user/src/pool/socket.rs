@@ -15,13 +15,7 @@ use crate::refusal::Refusal;
 /// The kernel lets in only what is bound to the very same address, with the same `IPV6_V6ONLY`, and was created by
 /// the same user: `inet_reuseport_add_sock`. A socket's user is that of its file, and so the creator's for files.
 pub fn open(pool: &PoolId, uid: u32) -> Result<OwnedFd> {
-    if pool.interface != 0 {
-        return Err(Refusal::new(
-            format!("{pool} is bound to an interface; its workers cannot be reached from the redirect"),
-            "leave `--trust` out, or have the workers listen on an address instead",
-        )
-        .into());
-    }
+    reachable(pool)?;
     let family = if pool.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = as_user(uid, || socket_with(family, SocketType::STREAM, flags, None))??;
@@ -33,6 +27,18 @@ pub fn open(pool: &PoolId, uid: u32) -> Result<OwnedFd> {
     bind(&socket, &pool.address)
         .with_context(|| format!("the redirect cannot be bound to {pool} beside the workers"))?;
     Ok(socket)
+}
+
+/// Refuses where a redirect cannot reach the workers.
+pub fn reachable(pool: &PoolId) -> Result<()> {
+    if pool.interface == 0 {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!("{pool} is bound to an interface; its workers cannot be reached from the redirect"),
+        "trust nobody at this pool (`--at` names others), or have the workers listen on an address instead",
+    )
+    .into())
 }
 
 /// Does `work` with the file-system identity of `uid`, which is this thread's alone.

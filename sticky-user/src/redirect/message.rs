@@ -90,25 +90,23 @@ impl Body for Upload {
 pub struct Download {
     content: Content,
     _answering: Answering,
-    /// Whose it is.
-    _client: Option<Rc<Here>>,
 }
 
 enum Content {
     Text(Full<Bytes>),
-    /// With the connection it comes from, which is free afterwards.
-    Worker(Incoming, #[expect(dead_code, reason = "it is dropped, which frees it")] Line),
+    /// With the connection it comes from, which is free afterwards, and the client it is for, who is here until then.
+    Worker(Incoming, #[expect(dead_code, reason = "they are dropped, which frees them")] (Line, Rc<Here>)),
 }
 
 impl Download {
     /// A few words of our own.
     pub fn text(text: impl Into<Bytes>, answering: Answering) -> Self {
-        Self { content: Content::Text(Full::new(text.into())), _answering: answering, _client: None }
+        Self { content: Content::Text(Full::new(text.into())), _answering: answering }
     }
 
     /// What a worker answers, over `line`, to a client that is here until it has all.
     pub fn from_worker(body: Incoming, line: Line, client: Rc<Here>, answering: Answering) -> Self {
-        Self { content: Content::Worker(body, line), _answering: answering, _client: Some(client) }
+        Self { content: Content::Worker(body, (line, client)), _answering: answering }
     }
 }
 

@@ -20,18 +20,15 @@ impl Orphans {
         if std::process::id() != 1 {
             return;
         }
-        let ended = children().filter(|pid| has_ended(*pid));
+        let children = fs::read_to_string("/proc/1/task/1/children").unwrap_or_default();
+        let ended =
+            children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| has_ended(*pid));
         self.0 = ended.map(|pid| (pid, self.0.get(&pid).copied().unwrap_or_else(Instant::now))).collect();
         let orphans = self.0.iter().filter(|(_, since)| since.elapsed() > NOBODYS);
         for pid in orphans.filter_map(|(pid, _)| Pid::from_raw(*pid)) {
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
-}
-
-fn children() -> impl Iterator<Item = i32> {
-    let list = fs::read_to_string("/proc/1/task/1/children").unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>().into_iter()
 }
 
 /// "4711 (a name) Z 1 …", proc_pid_stat(5).
